@@ -1,0 +1,117 @@
+// The CPU's table of functions: chooses the kernels for the processor and hands every call on to them.
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <new>
+#include <sstream>
+#include <string>
+#include <thread>
+
+#include "context.h"
+
+using grpo::Kernels;
+
+grpo_status grpo_context::fail(grpo_status status, const char* format, ...) {
+  char message[512];
+  va_list arguments;
+  va_start(arguments, format);
+  std::vsnprintf(message, sizeof message, format, arguments);
+  va_end(arguments);
+  error = message;
+  return status;
+}
+
+namespace {
+
+// The value of `key` in "key=value;key=value", or an empty string.
+std::string option(const std::string& options, const std::string& key) {
+  std::istringstream parts(options);
+  for (std::string part; std::getline(parts, part, ';');) {
+    if (part.compare(0, key.size() + 1, key + "=") == 0) return part.substr(key.size() + 1);
+  }
+  return "";
+}
+
+// The best kernels that the processor has, or those asked for by name; nullptr when it has none of that name.
+const Kernels* choose_kernels(const std::string& name) {
+#if defined(__x86_64__) || defined(_M_X64)
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (avx512 && (name.empty() || name == "avx512")) return &grpo::kKernelsAvx512;
+  if (avx2 && (name.empty() || name == "avx2")) return &grpo::kKernelsAvx2;
+#endif
+  return name.empty() || name == "baseline" ? &grpo::kKernelsBaseline : nullptr;
+}
+
+int device_count() { return 1; }
+
+grpo_status create(int, const char* options_text, grpo_context** out, char* message, size_t message_size) try {
+  const std::string options = options_text ? options_text : "";
+  const auto refuse = [&](const std::string& text) {
+    std::snprintf(message, message_size, "%s", text.c_str());
+    return GRPO_INVALID_ARGUMENT;
+  };
+  const std::string isa = option(options, "isa"), matmul = option(options, "matmul");
+  const Kernels* kernels = choose_kernels(isa);
+  if (!kernels) return refuse("this processor has no kernels of the name isa=" + isa);
+  if (!matmul.empty() && matmul != "openblas" && matmul != "builtin") {
+    return refuse("expected openblas or builtin for matmul but received " + matmul);
+  }
+  const grpo::Blas* blas = matmul == "builtin" ? nullptr : grpo::find_blas();
+  if (matmul == "openblas" && !blas) {
+    return refuse("no OpenBLAS was found; install libopenblas0 or set GRPO_OPENBLAS_PATH to the library");
+  }
+  int threads = std::atoi(option(options, "threads").c_str());
+  if (threads <= 0) threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  auto* context = new grpo_context(threads, *kernels, blas);
+  context->description = "isa=" + std::string(kernels->isa) + "\nthreads=" + std::to_string(threads) +
+                         "\nmatmul=" + (blas ? "openblas (" + blas->library + ", " + blas->config + ")" : "builtin");
+  *out = context;
+  return GRPO_OK;
+} catch (const std::exception& error) {
+  std::snprintf(message, message_size, "%s", error.what());
+  return GRPO_OUT_OF_MEMORY;
+}
+
+void destroy(grpo_context* context) { delete context; }
+const char* describe(grpo_context* context) { return context->description.c_str(); }
+const char* last_error(grpo_context* context) { return context->error.c_str(); }
+
+grpo_status allocate(grpo_context* context, size_t bytes, void** data) {
+  *data = context->allocator.allocate(bytes);
+  if (*data) return GRPO_OK;
+  return context->fail(GRPO_OUT_OF_MEMORY, "%zu bytes were asked for; %llu are live", bytes,
+                       static_cast<unsigned long long>(context->allocator.memory().live_bytes));
+}
+void release(grpo_context* context, void* data) { context->allocator.release(data); }
+grpo_status upload(grpo_context*, void* device, const void* host, size_t bytes) {
+  std::memcpy(device, host, bytes);
+  return GRPO_OK;
+}
+grpo_status download(grpo_context*, void* host, const void* device, size_t bytes) {
+  std::memcpy(host, device, bytes);
+  return GRPO_OK;
+}
+grpo_status synchronize(grpo_context*) { return GRPO_OK; }
+void memory(grpo_context* context, grpo_memory* out) { *out = context->allocator.memory(); }
+
+// Scratch space is reserved inside the kernels and throws when there is none; no exception leaves the C API.
+#define GRPO_DEFINE_OPERATION(op)                                                               \
+  grpo_status run_##op(grpo_context* context, const grpo_##op##_args* args) try {               \
+    return context->kernels.op(*context, *args);                                                \
+  } catch (const std::bad_alloc&) {                                                             \
+    return context->fail(GRPO_OUT_OF_MEMORY, #op ": no memory for its scratch space");          \
+  }
+GRPO_OPERATIONS(GRPO_DEFINE_OPERATION)
+
+#define GRPO_TABLE_ENTRY(op) run_##op,
+const grpo_backend kBackend = {GRPO_ABI_VERSION, sizeof(grpo_backend), "cpu",   device_count, create,      destroy,
+                               describe,         last_error,           allocate, release,      upload,      download,
+                               synchronize,      memory,               GRPO_OPERATIONS(GRPO_TABLE_ENTRY)};
+
+}  // namespace
+
+extern "C" const grpo_backend* grpo_cpu_backend(void) { return &kBackend; }

@@ -1,0 +1,54 @@
+// What a CPU device holds: its threads, its memory, its scratch space and the kernels chosen for its processor.
+#pragma once
+
+#include <cstdarg>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "../include/grpo.h"
+#include "allocator.h"
+#include "blas.h"
+#include "thread_pool.h"
+
+namespace grpo {
+
+// The operations as one instruction set compiles them (kernels/cpu/isa/).
+struct Kernels {
+  const char* isa;
+#define GRPO_KERNEL_POINTER(op) grpo_status (*op)(grpo_context&, const grpo_##op##_args&);
+  GRPO_OPERATIONS(GRPO_KERNEL_POINTER)
+#undef GRPO_KERNEL_POINTER
+};
+
+extern const Kernels kKernelsBaseline;
+#if defined(__x86_64__) || defined(_M_X64)
+extern const Kernels kKernelsAvx2;
+extern const Kernels kKernelsAvx512;
+#endif
+
+}  // namespace grpo
+
+struct grpo_context {
+  grpo_context(int threads, const grpo::Kernels& kernels, const grpo::Blas* blas)
+      : kernels(kernels), blas(blas), pool(threads), scratch_(threads + 1) {}
+
+  const grpo::Kernels& kernels;
+  const grpo::Blas* blas;  // nullptr: the built-in matrix product
+  grpo::ThreadPool pool;
+  grpo::Allocator allocator;
+  std::string description;
+  std::string error;
+
+  // Scratch space of one worker inside a parallel loop, 64-byte aligned; the content does not outlive the operation.
+  void* worker_scratch(int worker, size_t bytes) { return scratch_[worker].reserve(bytes); }
+  // Scratch space of the operation itself, shared by its workers.
+  void* shared_scratch(size_t bytes) { return scratch_.back().reserve(bytes); }
+
+  // Records a message for grpo_backend::last_error and returns `status`.
+  grpo_status fail(grpo_status status, const char* format, ...) __attribute__((format(printf, 3, 4)));
+
+ private:
+  std::vector<grpo::Scratch> scratch_;
+};

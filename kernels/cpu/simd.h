@@ -1,0 +1,218 @@
+// Vectors of kWidth floats for the instruction set that this file is compiled for, and what kernels do with them.
+// Included once by each file of kernels/cpu/isa/, inside its namespace and its `#pragma GCC target`; everything here has
+// internal linkage or lives in that namespace, so that no code for one instruction set is linked into another's.
+//
+// Multiplications and additions are contracted to fma only where vfma says so (the build sets -ffp-contract=off): two
+// loops over the same numbers in the same order give the same bits whatever their shape.
+
+using vfloat = float __attribute__((vector_size(4 * kWidth)));
+using vint = int32_t __attribute__((vector_size(4 * kWidth)));
+
+// Unaligned vector in memory.
+using vfloat_u = float __attribute__((vector_size(4 * kWidth), aligned(4), may_alias));
+using vint_u = int32_t __attribute__((vector_size(4 * kWidth), aligned(4), may_alias));
+using vhalf = uint16_t __attribute__((vector_size(2 * kWidth)));
+using vhalf_u = uint16_t __attribute__((vector_size(2 * kWidth), aligned(2), may_alias));
+using vuint = uint32_t __attribute__((vector_size(4 * kWidth)));
+
+#define SIMD static inline __attribute__((always_inline))
+
+SIMD vfloat vset(float x) { return x - vfloat{}; }
+SIMD vint vset_int(int32_t x) { return x - vint{}; }
+SIMD vfloat as_float(vint x) { return (vfloat)x; }
+SIMD vint as_int(vfloat x) { return (vint)x; }
+SIMD vfloat vselect(vint mask, vfloat yes, vfloat no) { return mask ? yes : no; }
+SIMD vfloat vmax(vfloat a, vfloat b) { return a > b ? a : b; }  // b when either is NaN
+SIMD vfloat vmin(vfloat a, vfloat b) { return a < b ? a : b; }
+
+SIMD vfloat vfma(vfloat a, vfloat b, vfloat c) {
+#if defined(GRPO_ISA_AVX512)
+  return (vfloat)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(GRPO_ISA_AVX2)
+  return (vfloat)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+  return (vfloat)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  return a * b + c;
+#endif
+}
+
+// The scalar twin of vfma: the same rounding as one lane of it.
+SIMD float sfma(float a, float b, float c) {
+#if defined(GRPO_ISA_AVX512) || defined(GRPO_ISA_AVX2) || defined(__aarch64__)
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+// ---- sums and maxima over the lanes, always in the same order -----------------------------------------------------------
+
+SIMD float reduce_add(vfloat x) {
+  float lanes[kWidth];
+  *reinterpret_cast<vfloat_u*>(lanes) = x;
+  for (int half = kWidth / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+
+SIMD float reduce_max(vfloat x) {
+  float lanes[kWidth];
+  *reinterpret_cast<vfloat_u*>(lanes) = x;
+  for (int half = kWidth / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
+  return lanes[0];
+}
+
+// ---- storage types ------------------------------------------------------------------------------------------------------
+
+// float as it is; bf16 and f16 as their bits under a type of their own, so that templates can tell them apart.
+struct bf16 {
+  uint16_t bits;
+};
+struct f16 {
+  uint16_t bits;
+};
+
+SIMD float to_float(float x) { return x; }
+SIMD float to_float(bf16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  return __builtin_bit_cast(float, bits);
+}
+SIMD float to_float(f16 x) {
+  const uint32_t sign = (x.bits & 0x8000u) << 16, magnitude = x.bits & 0x7fffu;
+  if (magnitude >= 0x7c00u) return __builtin_bit_cast(float, sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
+  // Shifting the bits into a float's place leaves the exponent 112 too small; the product mends it, subnormals included.
+  const float scaled = __builtin_bit_cast(float, magnitude << 13) * 0x1p112f;
+  return __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, scaled) | sign);
+}
+
+template <class T>
+static inline T from_float(float x);
+template <>
+inline float from_float<float>(float x) {
+  return x;
+}
+template <>
+inline bf16 from_float<bf16>(float x) {
+  const uint32_t bits = __builtin_bit_cast(uint32_t, x);
+  if (x != x) return {static_cast<uint16_t>(bits >> 16 | 0x40u)};
+  return {static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
+}
+template <>
+inline f16 from_float<f16>(float x) {
+  const uint32_t bits = __builtin_bit_cast(uint32_t, x), sign = bits >> 16 & 0x8000u;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return {0x7e00u};
+  if (magnitude >= 0x477ff000u) return {static_cast<uint16_t>(sign | 0x7c00u)};
+  if (magnitude < 0x38800000u) {  // subnormal: adding 0.5 lets the float adder round at the right bit
+    const float shifted = __builtin_bit_cast(float, magnitude) + 0.5f;
+    return {static_cast<uint16_t>(sign | (__builtin_bit_cast(uint32_t, shifted) - 0x3f000000u))};
+  }
+  const uint32_t rounded = magnitude + 0xfffu + (magnitude >> 13 & 1u);
+  return {static_cast<uint16_t>(sign | (rounded - 0x38000000u) >> 13)};
+}
+
+SIMD vfloat vload(const float* p) { return *reinterpret_cast<const vfloat_u*>(p); }
+SIMD vfloat vload(const bf16* p) {
+  const vuint wide = __builtin_convertvector(*reinterpret_cast<const vhalf_u*>(p), vuint) << 16;
+  return (vfloat)wide;
+}
+SIMD vfloat vload(const f16* p) {
+#if defined(GRPO_ISA_AVX512)
+  return (vfloat)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(GRPO_ISA_AVX2)
+  return (vfloat)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  vfloat x;
+  for (int i = 0; i < kWidth; ++i) x[i] = to_float(p[i]);
+  return x;
+#endif
+}
+
+SIMD void vstore(float* p, vfloat x) { *reinterpret_cast<vfloat_u*>(p) = x; }
+SIMD void vstore(bf16* p, vfloat x) {
+  const vint bits = as_int(x);
+  const vint rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const vint kept = x != x ? ((bits >> 16) | 0x40) : rounded;
+  *reinterpret_cast<vhalf_u*>(p) = __builtin_convertvector(kept, vhalf);
+}
+SIMD void vstore(f16* p, vfloat x) {
+#if defined(GRPO_ISA_AVX512)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(GRPO_ISA_AVX2)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int i = 0; i < kWidth; ++i) p[i] = from_float<f16>(x[i]);
+#endif
+}
+
+// The first n < kWidth elements; the other lanes are `rest`.
+template <class T>
+SIMD vfloat vload_part(const T* p, int n, float rest = 0.0f) {
+  vfloat x = vset(rest);
+  for (int i = 0; i < n; ++i) x[i] = to_float(p[i]);
+  return x;
+}
+template <class T>
+SIMD void vstore_part(T* p, int n, vfloat x) {
+  for (int i = 0; i < n; ++i) p[i] = from_float<T>(x[i]);
+}
+
+// ---- functions ----------------------------------------------------------------------------------------------------------
+
+// exp, at most 1.5 ulp off for results that are normal floats; below -87.3 it goes to 0 (no subnormals), above 88.7 to
+// +inf; exp(-inf) = 0, NaN stays NaN. Cody-Waite reduction, then a polynomial of degree 6 (minimax on +-ln 2 / 2).
+SIMD vfloat vexp(vfloat x) {
+  const vfloat clamped = vmin(vmax(x, vset(-87.33654f)), vset(88.72283f));
+  const vfloat shift = vset(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer kept in the low bits
+  const vfloat shifted = vfma(clamped, vset(1.44269504f), shift);
+  const vfloat n = shifted - shift;
+  vfloat r = vfma(n, vset(-0.693145751953125f), clamped);
+  r = vfma(n, vset(-1.42860677e-6f), r);
+  vfloat p = vset(1.37805939e-3f);
+  p = vfma(p, r, vset(8.37312452e-3f));
+  p = vfma(p, r, vset(4.16695364e-2f));
+  p = vfma(p, r, vset(1.66664720e-1f));
+  p = vfma(p, r, vset(4.99999851e-1f));
+  p = vfma(p, r, vset(1.0f));
+  p = vfma(p, r, vset(1.0f));
+  // In two halves, since 2^128 alone is no float.
+  const vint exponent = as_int(shifted) - 0x4b400000;
+  const vint half = exponent >> 1;
+  const vfloat scaled = p * as_float((half + 127) << 23) * as_float((exponent - half + 127) << 23);
+  const vfloat low = x < vset(-87.33654f) ? vset(0.0f) : scaled;
+  const vfloat high = x > vset(88.72283f) ? vset(__builtin_inff()) : low;
+  return x != x ? x : high;
+}
+
+// ---- loops --------------------------------------------------------------------------------------------------------------
+
+// body(begin, end, worker) over pieces of [0, count) that are multiples of `grain`, on all threads.
+template <class F>
+static inline void parallel_for(grpo_context& context, int64_t count, int64_t grain, const F& body) {
+  context.pool.run(
+      count, grain,
+      [](const void* f, int64_t begin, int64_t end, int worker) { (*static_cast<const F*>(f))(begin, end, worker); },
+      &body);
+}
+
+// Calls body(typed pointer) for the float storage type of a tensor.
+template <class F>
+static inline auto with_float_type(const grpo_tensor& t, const F& body) {
+  switch (t.dtype) {
+    case GRPO_BF16:
+      return body(static_cast<bf16*>(t.data));
+    case GRPO_F16:
+      return body(static_cast<f16*>(t.data));
+    default:
+      return body(static_cast<float*>(t.data));
+  }
+}
+
+static inline int64_t row_count(const grpo_tensor& t) {
+  int64_t rows = 1;
+  for (int d = 0; d + 1 < t.rank; ++d) rows *= t.shape[d];
+  return rows;
+}
+static inline int64_t column_count(const grpo_tensor& t) { return t.rank == 0 ? 1 : t.shape[t.rank - 1]; }

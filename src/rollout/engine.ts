@@ -1,0 +1,40 @@
+/** How completions are sampled. */
+export interface GenerateOptions {
+  /** Most tokens of a completion, the stop token included. */
+  maxNewTokens: number;
+  /** Completions a prompt. Default 1. */
+  n?: number;
+  /** 0 takes the most likely token. Default 1. */
+  temperature?: number;
+  /** Keep the k most likely tokens; 0 keeps all. Default 0. */
+  topK?: number;
+  /** Keep the most likely tokens that together reach this probability. Default 1. */
+  topP?: number;
+  /** Keep tokens at least this share of the most likely one's probability. Default 0. */
+  minP?: number;
+  /** A sample is a function of seed, prompt index, sample index and weights, not of what else is in the batch. */
+  seed?: number;
+  /** Strings that end a completion; the text is cut before the first of them, the ids are kept. */
+  stop?: readonly string[];
+  /** Token ids that end a completion. Default: the model's own. */
+  stopTokenIds?: readonly number[];
+  signal?: AbortSignal;
+}
+
+export interface Completion {
+  completionIds: Int32Array;
+  text: string;
+  /** Log-prob of each token of `completionIds` under softmax(logits / temperature), before any filter. */
+  logProbs: Float32Array;
+  /** `stop`: a stop token or string; `length`: maxNewTokens or the model's context was reached. */
+  stopReason: 'stop' | 'length';
+}
+
+/** Where completions come from: the policy itself, or a server that holds a copy of its weights. */
+export interface RolloutEngine {
+  /** One array of `n` completions a prompt, in the order of the prompts. */
+  generate(promptIds: readonly Int32Array[], options: GenerateOptions): Promise<Completion[][]>;
+  /** Called after each optimiser update; absent where the engine reads the policy's own weights. */
+  weightsChanged?(step: number): Promise<void>;
+  close?(): Promise<void>;
+}

@@ -1,0 +1,320 @@
+import {
+  type Backend,
+  bytesPerElement,
+  type DeviceMemory,
+  type DType,
+  dtypes,
+  type OperationArguments,
+  type OperationName,
+  operations,
+  type TensorView,
+} from './backend/backend.js';
+import { checkArguments } from './backend/check-arguments.js';
+import { decode, encode, type TensorData } from './dtype.js';
+import { DisposedError, InvalidArgumentError, UnsupportedError } from './errors.js';
+
+/**
+ * A typed array on a device. Operations on it are queued; only `read()` waits. Memory is freed by `dispose()`; what is
+ * forgotten is freed by the garbage collector some time later.
+ */
+export class Tensor implements TensorView {
+  readonly device: Device;
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  readonly rowStride: number;
+  readonly byteOffset: number;
+  readonly #memory: Memory;
+  #disposed = false;
+
+  /** @internal Use `device.tensor`, `device.empty`, `device.zeros` or `view`. */
+  constructor(
+    device: Device,
+    memory: Memory,
+    dtype: DType,
+    shape: readonly number[],
+    byteOffset: number,
+    rowStride: number,
+  ) {
+    this.device = device;
+    this.#memory = memory;
+    this.dtype = dtype;
+    this.shape = shape;
+    this.byteOffset = byteOffset;
+    this.rowStride = rowStride;
+    memory.owners++;
+  }
+
+  get size(): number {
+    return elementCount(this.shape);
+  }
+
+  get disposed(): boolean {
+    return this.#disposed;
+  }
+
+  /** @internal */
+  get storage(): number {
+    if (this.#disposed || this.#memory.released) throw new DisposedError(`A tensor of shape [${this.shape.join(',')}]`);
+    return this.#memory.storage;
+  }
+
+  /**
+   * Another tensor over the same memory, `offset` elements further. It must stay inside this tensor's memory. The memory
+   * is freed when the last tensor over it is disposed.
+   */
+  view(shape: readonly number[], offset = 0, rowStride = shape.at(-1) ?? 1): Tensor {
+    checkShape('shape', shape);
+    const storage = this.storage;
+    const size = bytesPerElement[this.dtype];
+    const begin = this.byteOffset + offset * size;
+    const end = begin + spannedElements(shape, rowStride) * size;
+    if (!Number.isInteger(offset) || offset < 0 || rowStride < (shape.at(-1) ?? 1) || end > this.#memory.bytes) {
+      const expected = `a view inside ${this.#memory.bytes / size} elements of storage ${storage}`;
+      throw new InvalidArgumentError('view', expected, [...shape, offset]);
+    }
+    return new Tensor(this.device, this.#memory, this.dtype, [...shape], begin, rowStride);
+  }
+
+  /** Copies `data` into the tensor, converting float32 numbers to the tensor's dtype. The tensor must be contiguous. */
+  write(data: TensorData): void {
+    this.#requireContiguous('write');
+    if (data.length !== this.size) {
+      const expected = `${this.size} elements (shape [${this.shape.join(',')}])`;
+      throw new InvalidArgumentError('data', expected, `${data.length} elements`);
+    }
+    this.device.backend.write(this.storage, this.byteOffset, encode(data, this.dtype));
+  }
+
+  /** The values, row by row: Int32Array for i32, Float32Array for the others. */
+  async read(): Promise<Float32Array | Int32Array> {
+    this.#requireContiguous('read');
+    const bytes = this.size * bytesPerElement[this.dtype];
+    const buffer = await this.device.backend.read(this.storage, this.byteOffset, bytes);
+    return decode(buffer, this.dtype);
+  }
+
+  /** The bytes as they are stored, for files. */
+  async readBytes(): Promise<Uint8Array> {
+    this.#requireContiguous('readBytes');
+    const bytes = this.size * bytesPerElement[this.dtype];
+    return new Uint8Array(await this.device.backend.read(this.storage, this.byteOffset, bytes));
+  }
+
+  /** Writes bytes as `readBytes` gives them. */
+  writeBytes(data: Uint8Array): void {
+    this.#requireContiguous('writeBytes');
+    const bytes = this.size * bytesPerElement[this.dtype];
+    if (data.byteLength !== bytes) throw new InvalidArgumentError('data', `${bytes} bytes`, data.byteLength);
+    this.device.backend.write(this.storage, this.byteOffset, data);
+  }
+
+  /** Frees the memory once every queued operation on it has run. Calling it again does nothing. */
+  dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    if (--this.#memory.owners === 0) this.#memory.release();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  #requireContiguous(what: string): void {
+    if (this.shape.length > 1 && this.rowStride !== this.shape.at(-1)) {
+      throw new InvalidArgumentError(what, 'a contiguous tensor', `row stride ${this.rowStride}`);
+    }
+  }
+}
+
+/** A device: where tensors live and operations run. Made by `openDevice`. */
+export class Device {
+  readonly backend: Backend;
+  /** Why this device was chosen. */
+  readonly why: string;
+  readonly #live = new Set<WeakRef<Memory>>();
+  readonly #collected = new FinalizationRegistry<{ storage: number; ref: WeakRef<Memory> }>(({ storage, ref }) => {
+    this.#live.delete(ref);
+    if (!this.#closed) this.backend.release(storage);
+  });
+  #closed = false;
+
+  constructor(backend: Backend, why: string) {
+    this.backend = backend;
+    this.why = why;
+  }
+
+  get kind(): Backend['kind'] {
+    return this.backend.kind;
+  }
+
+  get name(): string {
+    return this.backend.name;
+  }
+
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  /** Copies `data` to the device. bf16 and f16 take float numbers, or their bits as Uint16Array. */
+  tensor(data: TensorData, shape: readonly number[], dtype: DType = 'f32'): Tensor {
+    const t = this.empty(shape, dtype);
+    try {
+      t.write(data);
+    } catch (error) {
+      t.dispose();
+      throw error;
+    }
+    return t;
+  }
+
+  /** Memory with undefined content. */
+  empty(shape: readonly number[], dtype: DType = 'f32'): Tensor {
+    this.#check();
+    checkShape('shape', shape);
+    if (!dtypes.includes(dtype)) throw new InvalidArgumentError('dtype', dtypes.join(', '), dtype);
+    const bytes = elementCount(shape) * bytesPerElement[dtype];
+    return this.#own(this.backend.allocate(bytes), bytes, shape, dtype);
+  }
+
+  zeros(shape: readonly number[], dtype: DType = 'f32'): Tensor {
+    const t = this.empty(shape, dtype);
+    this.run('fill', { out: t, value: 0 });
+    return t;
+  }
+
+  /** A tensor over memory that somebody else owns; it must stay valid until the tensor is disposed. */
+  tensorFromPointer(pointer: bigint, shape: readonly number[], dtype: DType = 'f32'): Tensor {
+    this.#check();
+    checkShape('shape', shape);
+    if (typeof pointer !== 'bigint' || pointer === 0n) throw new InvalidArgumentError('pointer', 'an address', pointer);
+    if (!this.backend.adopt) throw new UnsupportedError('tensorFromPointer', `the ${this.kind} backend`);
+    const bytes = elementCount(shape) * bytesPerElement[dtype];
+    return this.#own(this.backend.adopt(pointer, bytes), bytes, shape, dtype);
+  }
+
+  /** Queues an operation of `backend/backend.ts` after checking its arguments. */
+  run<Name extends OperationName>(name: Name, args: OperationArguments<Name, Tensor>): void {
+    this.#check();
+    const given = args as Record<string, Tensor | number | null | undefined>;
+    const { tensors, scalars } = operations[name];
+    const views = Object.keys(tensors).map((key) => this.#tensorArgument(name, key, given[key]));
+    const numbers = scalars.map((key) => {
+      const value = given[key];
+      if (typeof value !== 'number') throw new InvalidArgumentError(`${name}: ${key}`, 'a number', value);
+      return value;
+    });
+    checkArguments(name, views);
+    this.backend.run(name, views, numbers);
+  }
+
+  /** Resolves when everything queued so far has run. */
+  async synchronize(): Promise<void> {
+    this.#check();
+    await this.backend.synchronize();
+  }
+
+  /** Memory in use, and how many allocations have not been disposed. */
+  memory(): DeviceMemory & { liveTensors: number } {
+    return { ...this.backend.memory(), liveTensors: this.#live.size };
+  }
+
+  /** Stops the device and frees everything on it. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    for (const ref of this.#live) {
+      const memory = ref.deref();
+      if (memory) memory.released = true;
+    }
+    this.#live.clear();
+    this.backend.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  #check(): void {
+    if (this.#closed) throw new DisposedError(`The device ${this.name}`);
+  }
+
+  #tensorArgument(operation: string, key: string, value: Tensor | number | null | undefined): Tensor | null {
+    if (value === null || value === undefined) return null;
+    if (!(value instanceof Tensor)) throw new InvalidArgumentError(`${operation}: ${key}`, 'a tensor', value);
+    if (value.device !== this) {
+      throw new InvalidArgumentError(`${operation}: ${key}`, `a tensor of ${this.name}`, `one of ${value.device.name}`);
+    }
+    return value;
+  }
+
+  #own(storage: number, bytes: number, shape: readonly number[], dtype: DType): Tensor {
+    const memory = new Memory(storage, bytes, () => {
+      this.#collected.unregister(memory);
+      this.#live.delete(ref);
+      if (!this.#closed) this.backend.release(storage);
+    });
+    const ref = new WeakRef(memory);
+    this.#live.add(ref);
+    this.#collected.register(memory, { storage, ref }, memory);
+    return new Tensor(this, memory, dtype, [...shape], 0, shape.at(-1) ?? 1);
+  }
+}
+
+/** One allocation, shared by the views over it. */
+class Memory {
+  owners = 0;
+  released = false;
+
+  constructor(
+    readonly storage: number,
+    readonly bytes: number,
+    private readonly free: () => void,
+  ) {}
+
+  release(): void {
+    if (this.released) return;
+    this.released = true;
+    this.free();
+  }
+}
+
+/** Disposes of everything it was told to track, unless kept. */
+export class Scope {
+  readonly #tracked = new Set<Tensor>();
+
+  track<T extends Tensor>(tensor: T): T {
+    this.#tracked.add(tensor);
+    return tensor;
+  }
+
+  /** Takes a tensor out of the scope: the caller disposes of it. */
+  keep<T extends Tensor>(tensor: T): T {
+    this.#tracked.delete(tensor);
+    return tensor;
+  }
+
+  dispose(): void {
+    for (const tensor of this.#tracked) tensor.dispose();
+    this.#tracked.clear();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+export function elementCount(shape: readonly number[]): number {
+  return shape.reduce((product, length) => product * length, 1);
+}
+
+function spannedElements(shape: readonly number[], rowStride: number): number {
+  const columns = shape.at(-1) ?? 1;
+  const rows = elementCount(shape.slice(0, -1));
+  return rows === 0 || columns === 0 ? 0 : (rows - 1) * rowStride + columns;
+}
+
+function checkShape(name: string, shape: readonly number[]): void {
+  const valid =
+    Array.isArray(shape) && shape.length <= 4 && shape.every((length) => Number.isSafeInteger(length) && length >= 0);
+  if (!valid) throw new InvalidArgumentError(name, 'at most four lengths of 0 or more', shape);
+}
