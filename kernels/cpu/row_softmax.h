@@ -1,0 +1,190 @@
+// The softmax of one row of logits, and nothing else of it stays in memory: its maximum, its sum and its mean logit
+// give log-sum-exp, entropy and the log-prob of any token (NUMERICS section 1). `token_log_probs` and `sample` both
+// call row_statistics(), so that a sampled token's log-prob has the bits that training recomputes.
+//
+// A row is cut into chunks of kRowChunk logits. A chunk stays in the first-level cache while it is read twice, for its
+// maximum and for its sums; chunks are joined in order, in double. Where the cuts are depends on nothing but the row's
+// length, so neither other rows nor the number of threads change a bit.
+//
+// Included once by each file of kernels/cpu/isa/, after simd.h.
+
+constexpr int64_t kRowChunk = 4096;
+
+// z = (softcap ? softcap * tanh(logit / softcap) : logit) * inverse_temperature.
+struct RowTransform {
+  float inverse_temperature;
+  float softcap;  // 0: none
+};
+
+// With d = (x - max) * inverse_temperature, x the logit after the soft cap: the sums over the row, or over a part of
+// it, of exp(d) and of exp(d) * d. A part that is all -inf has max = -inf and sum = 0. NaN and +inf make the sum NaN.
+struct RowStatistics {
+  float max;
+  double sum;
+  double weighted;
+};
+
+// ---- functions
+// ----------------------------------------------------------------------------------------------------------
+
+// exp for x <= 0 or a rounding error above: at most 1.5 ulp off, 0 below -86.6, NaN stays NaN. The polynomial of vexp,
+// without what only large arguments need.
+SIMD vfloat vexp_nonpositive(vfloat x) {
+  const vfloat lowest = vset(-86.6f), shift = vset(12582912.0f);
+  const vfloat clamped = vmax(lowest, x);  // NaN passes
+  const vfloat shifted = vfma(clamped, vset(1.44269504f), shift);
+  const vfloat n = shifted - shift;
+  vfloat r = vfma(n, vset(-0.693145751953125f), clamped);
+  r = vfma(n, vset(-1.42860677e-6f), r);
+  vfloat p = vset(1.37805939e-3f);
+  p = vfma(p, r, vset(8.37312452e-3f));
+  p = vfma(p, r, vset(4.16695364e-2f));
+  p = vfma(p, r, vset(1.66664720e-1f));
+  p = vfma(p, r, vset(4.99999851e-1f));
+  p = vfma(p, r, vset(1.0f));
+  p = vfma(p, r, vset(1.0f));
+#if defined(GRPO_ISA_AVX512)
+  const __mmask16 kept = _mm512_cmp_ps_mask((__m512)x, (__m512)lowest, _CMP_NLT_UQ);
+  return (vfloat)_mm512_maskz_scalef_ps(kept, (__m512)p, (__m512)n);
+#else
+  const vfloat scaled = p * as_float((as_int(shifted) + 127) << 23);
+  return x < lowest ? vset(0.0f) : scaled;
+#endif
+}
+
+// tanh, and 1 - tanh^2 without cancellation where tanh is near 1. The polynomial is that of Cephes.
+SIMD vfloat vtanh(vfloat y, vfloat* derivative) {
+  const vfloat magnitude = as_float(as_int(y) & 0x7fffffff);
+  const vfloat u = vexp_nonpositive(magnitude * -2.0f);
+  const vfloat inverse = 1.0f / (1.0f + u);
+  *derivative = 4.0f * u * inverse * inverse;
+  const vfloat s = y * y;
+  vfloat p = vset(-5.70498872745e-3f);
+  p = vfma(p, s, vset(2.06390887954e-2f));
+  p = vfma(p, s, vset(-5.37397155531e-2f));
+  p = vfma(p, s, vset(1.33314422036e-1f));
+  p = vfma(p, s, vset(-3.33332819422e-1f));
+  const vfloat small = vfma(p * s, y, y);
+  const vfloat large = as_float(as_int((1.0f - u) * inverse) | (as_int(y) & static_cast<int32_t>(0x80000000)));
+  return vselect(magnitude < 0.625f, small, large);
+}
+
+SIMD vfloat vsoftcap(vfloat logit, float cap, vfloat* derivative) { return cap * vtanh(logit / cap, derivative); }
+
+// One logit after the soft cap, to the bits that the vector loops give it.
+template <class T>
+static inline float capped_logit(T logit, const RowTransform& transform) {
+  if (transform.softcap == 0.0f) return to_float(logit);
+  vfloat derivative;
+  return vsoftcap(vset(to_float(logit)), transform.softcap, &derivative)[0];
+}
+
+// ---- statistics
+// ---------------------------------------------------------------------------------------------------------
+
+// The first n <= kWidth logits as a vector, -inf beyond.
+template <class T>
+SIMD vfloat load_logits(const T* x, int64_t n) {
+  return n >= kWidth ? vload(x) : vload_part(x, static_cast<int>(n), -__builtin_inff());
+}
+
+// Four vectors a step, each with its own accumulator, hide the latency of exp.
+template <bool kEntropy, class T>
+static inline RowStatistics chunk_statistics(const T* x, int64_t n, float inverse_temperature) {
+  constexpr int kStep = 4 * kWidth;
+  const int64_t whole = n / kStep * kStep;
+
+  vfloat max0 = vset(-__builtin_inff()), max1 = max0, max2 = max0, max3 = max0;
+  for (int64_t i = 0; i < whole; i += kStep) {
+    max0 = vmax(max0, vload(x + i));
+    max1 = vmax(max1, vload(x + i + kWidth));
+    max2 = vmax(max2, vload(x + i + 2 * kWidth));
+    max3 = vmax(max3, vload(x + i + 3 * kWidth));
+  }
+  for (int64_t i = whole; i < n; i += kWidth) max0 = vmax(max0, load_logits(x + i, n - i));
+  const float max = reduce_max(vmax(vmax(max0, max1), vmax(max2, max3)));
+
+  const vfloat shift = vset(max == -__builtin_inff() ? 0.0f : max), scale = vset(inverse_temperature);
+  vfloat sum[4] = {}, weighted[4] = {};
+  const auto add = [&](vfloat logit, int k) __attribute__((always_inline)) {
+    const vfloat d = (logit - shift) * scale;
+    const vfloat e = vexp_nonpositive(d);
+    sum[k] += e;
+    // exp(d) is 0 below the bound, where d may be -inf.
+    if constexpr (kEntropy) weighted[k] = vfma(e, vmax(vset(-1e3f), d), weighted[k]);
+  };
+  for (int64_t i = 0; i < whole; i += kStep) {
+    // The next chunk comes from memory while this one is computed on.
+    for (size_t line = 0; line < kStep * sizeof(T); line += 64)
+      __builtin_prefetch(reinterpret_cast<const char*>(x + i + kRowChunk) + line);
+    add(vload(x + i), 0);
+    add(vload(x + i + kWidth), 1);
+    add(vload(x + i + 2 * kWidth), 2);
+    add(vload(x + i + 3 * kWidth), 3);
+  }
+  for (int64_t i = whole; i < n; i += kWidth) add(load_logits(x + i, n - i), 0);
+  return {max, reduce_add((sum[0] + sum[1]) + (sum[2] + sum[3])),
+          reduce_add((weighted[0] + weighted[1]) + (weighted[2] + weighted[3]))};
+}
+
+// Statistics of one chunk, n <= kRowChunk logits. `weighted` is only computed with kEntropy; the rest has the same
+// bits.
+template <bool kEntropy, class T>
+static inline RowStatistics chunk_statistics(const T* x, int64_t n, const RowTransform& transform) {
+  if (transform.softcap == 0.0f) return chunk_statistics<kEntropy>(x, n, transform.inverse_temperature);
+  alignas(64) float capped[kRowChunk];
+  vfloat derivative;
+  for (int64_t i = 0; i < n; i += kWidth) {
+    const vfloat y = vsoftcap(load_logits(x + i, n - i), transform.softcap, &derivative);
+    if (n - i >= kWidth)
+      vstore(capped + i, y);
+    else
+      vstore_part(capped + i, static_cast<int>(n - i), y);
+  }
+  return chunk_statistics<kEntropy>(capped, n, transform.inverse_temperature);
+}
+
+// Two parts of a row as one. Not associative to the bit: callers keep to one order.
+static inline RowStatistics join_statistics(const RowStatistics& a, const RowStatistics& b, float inverse_temperature) {
+  if (b.sum == 0.0) return a;
+  if (a.sum == 0.0) return b;
+  const float max = a.max > b.max ? a.max : b.max;
+  const auto shift = [&](const RowStatistics& part) {
+    return part.max == max ? 0.0 : (static_cast<double>(part.max) - max) * inverse_temperature;
+  };
+  const double shift_a = shift(a), shift_b = shift(b);
+  const double factor_a = shift_a == 0.0 ? 1.0 : std::exp(shift_a), factor_b = shift_b == 0.0 ? 1.0 : std::exp(shift_b);
+  return {max, a.sum * factor_a + b.sum * factor_b,
+          (a.weighted + a.sum * shift_a) * factor_a + (b.weighted + b.sum * shift_b) * factor_b};
+}
+
+constexpr RowStatistics kEmptyRow = {-__builtin_inff(), 0.0, 0.0};
+
+template <bool kEntropy, class T>
+static inline RowStatistics row_statistics(const T* row, int64_t n, const RowTransform& transform) {
+  RowStatistics all = kEmptyRow;
+  for (int64_t begin = 0; begin < n; begin += kRowChunk) {
+    const int64_t length = n - begin < kRowChunk ? n - begin : kRowChunk;
+    all =
+        join_statistics(all, chunk_statistics<kEntropy>(row + begin, length, transform), transform.inverse_temperature);
+  }
+  return all;
+}
+
+// ---- what they say
+// ------------------------------------------------------------------------------------------------------
+
+// log p of the token with this logit (after the soft cap). Never above 0 by more than rounding: both terms are <= 0.
+static inline float row_log_prob(const RowStatistics& row, float capped, float inverse_temperature) {
+  return static_cast<float>((capped - row.max) * inverse_temperature - std::log(row.sum));
+}
+
+static inline double row_log_sum_exp(const RowStatistics& row, float inverse_temperature) {
+  return static_cast<double>(row.max) * inverse_temperature + std::log(row.sum);
+}
+
+// Entropy in nats, computed without the size of the logits. Needs statistics with kEntropy.
+static inline float row_entropy(const RowStatistics& row) {
+  const double entropy = std::log(row.sum) - row.weighted / row.sum;
+  return static_cast<float>(entropy < 0.0 ? 0.0 : entropy);
+}
