@@ -120,7 +120,7 @@ SIMD vfloat vload(const bf16* p) {
 }
 SIMD vfloat vload(const f16* p) {
 #if defined(GRPO_ISA_AVX512)
-  return (vfloat)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  return (vfloat)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 #elif defined(GRPO_ISA_AVX2)
   return (vfloat)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 #else
@@ -139,7 +139,8 @@ SIMD void vstore(bf16* p, vfloat x) {
 }
 SIMD void vstore(f16* p, vfloat x) {
 #if defined(GRPO_ISA_AVX512)
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
+  const __m256i bits = _mm512_maskz_cvtps_ph(0xffff, (__m512)x, _MM_FROUND_TO_NEAREST_INT);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bits);
 #elif defined(GRPO_ISA_AVX2)
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
 #else
