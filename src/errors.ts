@@ -23,10 +23,10 @@ export class DisposedError extends GrpoError {
   }
 }
 
-/** An option or operation that this path does not have. Names the option and the path. */
+/** An option or operation that this path does not have. Names the option and the path, or is a kernel's own sentence. */
 export class UnsupportedError extends GrpoError {
-  constructor(what: string, where: string, hint?: string) {
-    super('GRPO_UNSUPPORTED', `${what} is not supported by ${where}${hint ? `. ${hint}` : ''}`);
+  constructor(what: string, where?: string, hint?: string) {
+    super('GRPO_UNSUPPORTED', where ? `${what} is not supported by ${where}${hint ? `. ${hint}` : ''}` : what);
   }
 }
 

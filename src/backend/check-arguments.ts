@@ -12,6 +12,7 @@ interface Dim {
 interface ParsedSpec {
   name: string;
   optional: boolean;
+  reads: boolean;
   writes: boolean;
   dtypes: readonly DType[];
   /** null: the pattern `...`. */
@@ -21,7 +22,8 @@ interface ParsedSpec {
 
 interface ParsedOperation {
   tensors: readonly ParsedSpec[];
-  /** Bit i is set when the operation writes its i-th tensor. */
+  /** Bit i is set when the operation reads, or writes, its i-th tensor. */
+  readMask: number;
   writeMask: number;
 }
 
@@ -36,8 +38,8 @@ const classes: Record<string, readonly DType[]> = {
 export const parsedOperations = Object.fromEntries(
   Object.entries(operations).map(([name, { tensors }]) => {
     const specs = Object.entries(tensors).map(([tensor, spec]) => parseSpec(tensor, spec));
-    const writeMask = specs.reduce((mask, s, i) => (s.writes ? mask | (1 << i) : mask), 0);
-    return [name, { tensors: specs, writeMask }];
+    const mask = (which: 'reads' | 'writes') => specs.reduce((bits, s, i) => (s[which] ? bits | (1 << i) : bits), 0);
+    return [name, { tensors: specs, readMask: mask('reads'), writeMask: mask('writes') }];
   }),
 ) as unknown as Record<OperationName, ParsedOperation>;
 
@@ -47,6 +49,7 @@ function parseSpec(name: string, spec: string): ParsedSpec {
   return {
     name,
     optional: role.endsWith('?'),
+    reads: role.startsWith('in'),
     writes: role.startsWith('out') || role.startsWith('inout'),
     dtypes: classes[dtype]!,
     dims: inner === '...' ? null : inner.split(',').map(parseDim),

@@ -1,0 +1,390 @@
+// The addon's functions. Everything that an environment (the main thread, each worker) holds is in its Environment;
+// nothing is global.
+
+#include <napi.h>
+
+#include <cmath>
+#include <map>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "engine.h"
+#include "mailbox.h"
+#include "operations.h"
+
+namespace grpo_native {
+
+namespace {
+
+constexpr double kLargestInteger = 9007199254740991.0;  // 2^53 - 1
+constexpr int kTensorFields = 5 + GRPO_MAX_RANK;        // storage, byte offset, dtype, rank, shape, row stride
+
+struct Access {
+  uint32_t reads, writes;
+};
+
+class Environment {
+ public:
+  Environment(Napi::Env env, Napi::Object exports);
+
+ private:
+  // A promise that waits for an engine.
+  struct Pending {
+    Napi::Promise::Deferred deferred;
+    Napi::Reference<Napi::Value> value;  // what a read fills; otherwise empty
+    uint32_t engine = 0;                 // the engine that an "open" makes
+  };
+
+  using Method = Napi::Value (Environment::*)(const Napi::CallbackInfo&);
+  template <Method method>
+  static Napi::Value call(const Napi::CallbackInfo& info);
+  template <Method method>
+  void define(Napi::Object exports, const char* name);
+
+  Napi::Value configure(const Napi::CallbackInfo& info);
+  Napi::Value list_operations(const Napi::CallbackInfo& info);
+  Napi::Value open(const Napi::CallbackInfo& info);
+  Napi::Value allocate(const Napi::CallbackInfo& info);
+  Napi::Value adopt(const Napi::CallbackInfo& info);
+  Napi::Value release(const Napi::CallbackInfo& info);
+  Napi::Value write(const Napi::CallbackInfo& info);
+  Napi::Value read(const Napi::CallbackInfo& info);
+  Napi::Value run(const Napi::CallbackInfo& info);
+  Napi::Value synchronize(const Napi::CallbackInfo& info);
+  Napi::Value memory(const Napi::CallbackInfo& info);
+  Napi::Value close(const Napi::CallbackInfo& info);
+
+  static void on_message(napi_env env, void* self, const Message& message);
+  void settle(Napi::Env env, Pending& pending, const Message& message);
+  uint64_t wait(Napi::Env env, Pending pending);
+  Napi::Error error(Napi::Env env, const char* code, const std::string& message);
+  Engine& engine(const Napi::CallbackInfo& info);
+  Storage& storage(Napi::Env env, Engine& engine, double id);
+  std::unique_ptr<Call> read_call(Napi::Env env, Engine& engine, size_t index, const double* payload, size_t length);
+  TensorArgument read_tensor(Napi::Env env, Engine& engine, const double* fields, const std::string& where);
+
+  std::shared_ptr<Mailbox> mailbox_;
+  std::unordered_map<uint32_t, std::unique_ptr<Engine>> engines_;
+  uint32_t last_engine_ = 0;
+  std::unordered_map<uint64_t, Pending> pending_;
+  uint64_t last_request_ = 0;
+  Napi::FunctionReference make_error_;  // (code, message) => GrpoError
+  std::vector<Access> accesses_;        // one an operation
+};
+
+Environment::Environment(Napi::Env env, Napi::Object exports) {
+  mailbox_ = Mailbox::create(env, on_message, this);
+  if (!mailbox_) throw Napi::Error::New(env, "The addon could not be set up in this environment");
+  // Hooks run in reverse order: the threads end before the mailbox and this object go away.
+  napi_add_env_cleanup_hook(
+      env, [](void* self) { static_cast<Environment*>(self)->engines_.clear(); }, this);
+  define<&Environment::configure>(exports, "configure");
+  define<&Environment::list_operations>(exports, "operations");
+  define<&Environment::open>(exports, "open");
+  define<&Environment::allocate>(exports, "allocate");
+  define<&Environment::adopt>(exports, "adopt");
+  define<&Environment::release>(exports, "release");
+  define<&Environment::write>(exports, "write");
+  define<&Environment::read>(exports, "read");
+  define<&Environment::run>(exports, "run");
+  define<&Environment::synchronize>(exports, "synchronize");
+  define<&Environment::memory>(exports, "memory");
+  define<&Environment::close>(exports, "close");
+}
+
+template <Environment::Method method>
+Napi::Value Environment::call(const Napi::CallbackInfo& info) {
+  return (static_cast<Environment*>(info.Data())->*method)(info);
+}
+
+template <Environment::Method method>
+void Environment::define(Napi::Object exports, const char* name) {
+  exports.Set(name, Napi::Function::New<&Environment::call<method>>(exports.Env(), name, this));
+}
+
+// ---- promises and errors
+// ------------------------------------------------------------------------------------------------
+
+uint64_t Environment::wait(Napi::Env env, Pending pending) {
+  if (pending_.empty()) mailbox_->keep_alive(env, true);
+  pending_.emplace(++last_request_, std::move(pending));
+  return last_request_;
+}
+
+void Environment::on_message(napi_env raw, void* context, const Message& message) {
+  auto* self = static_cast<Environment*>(context);
+  const Napi::Env env(raw);
+  const Napi::HandleScope scope(env);
+  if (message.ended_engine) self->engines_.erase(message.ended_engine);
+  const auto found = self->pending_.find(message.request);
+  if (found == self->pending_.end()) return;
+  Pending pending = std::move(found->second);
+  self->pending_.erase(found);
+  if (self->pending_.empty()) self->mailbox_->keep_alive(env, false);
+  self->settle(env, pending, message);
+}
+
+void Environment::settle(Napi::Env env, Pending& pending, const Message& message) {
+  if (message.failure) {
+    pending.deferred.Reject(error(env, message.failure->code, message.failure->message).Value());
+  } else if (pending.engine) {
+    Napi::Object answer = Napi::Object::New(env);
+    answer.Set("engine", pending.engine);
+    answer.Set("description", message.description);
+    answer.Set("deviceCount", message.device_count);
+    Napi::Array attempts = Napi::Array::New(env);
+    for (const Attempt& attempt : message.attempts) {
+      Napi::Object entry = Napi::Object::New(env);
+      entry.Set("path", attempt.path);
+      entry.Set("stage", attempt.stage);
+      entry.Set("message", attempt.message);
+      attempts.Set(attempts.Length(), entry);
+    }
+    answer.Set("attempts", attempts);
+    pending.deferred.Resolve(answer);
+  } else {
+    pending.deferred.Resolve(pending.value.IsEmpty() ? env.Undefined() : pending.value.Value());
+  }
+}
+
+Napi::Error Environment::error(Napi::Env env, const char* code, const std::string& message) {
+  const Napi::Value value = make_error_.Call({Napi::String::New(env, code), Napi::String::New(env, message)});
+  return Napi::Error(env, value);
+}
+
+Engine& Environment::engine(const Napi::CallbackInfo& info) {
+  const auto found = engines_.find(info[0].As<Napi::Number>().Uint32Value());
+  if (found == engines_.end()) throw error(info.Env(), "GRPO_DISPOSED", "A device");
+  return *found->second;
+}
+
+Storage& Environment::storage(Napi::Env env, Engine& engine, double id) {
+  Storage* storage = engine.find(id);
+  if (!storage) throw error(env, "GRPO_DISPOSED", "Storage " + std::to_string(static_cast<int64_t>(id)));
+  return *storage;
+}
+
+// ---- functions
+// ----------------------------------------------------------------------------------------------------------
+
+// configure(makeError, accesses): how errors are made, and for each operation the bit masks of the tensors that it
+// reads and writes, one after the other.
+Napi::Value Environment::configure(const Napi::CallbackInfo& info) {
+  make_error_ = Napi::Persistent(info[0].As<Napi::Function>());
+  const auto masks = info[1].As<Napi::Uint32Array>();
+  if (masks.ElementLength() != 2 * operations().size()) {
+    throw error(info.Env(), "GRPO_INVALID_ARGUMENT",
+                "the addon was built from another list of operations; build it again");
+  }
+  accesses_.clear();
+  for (size_t i = 0; i < operations().size(); ++i) accesses_.push_back({masks[2 * i], masks[2 * i + 1]});
+  return info.Env().Undefined();
+}
+
+// operations(): [{ name, tensors: [name], scalars: [name] }]
+Napi::Value Environment::list_operations(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const auto names = [&](std::span<const char* const> from) {
+    Napi::Array to = Napi::Array::New(env, from.size());
+    for (size_t i = 0; i < from.size(); ++i) to.Set(i, from[i]);
+    return to;
+  };
+  Napi::Array list = Napi::Array::New(env);
+  for (const Operation& operation : operations()) {
+    Napi::Object entry = Napi::Object::New(env);
+    entry.Set("name", operation.name);
+    entry.Set("tensors", names(operation.tensors));
+    entry.Set("scalars", names(operation.scalars));
+    list.Set(list.Length(), entry);
+  }
+  return list;
+}
+
+// open(kind, ordinal, options, libraries): Promise<{ engine, description, deviceCount, attempts }>. An empty
+// description: the device could not be opened (or, with an ordinal below 0, was only counted); the engine is then gone.
+Napi::Value Environment::open(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  EngineOptions options;
+  options.kind = info[0].As<Napi::String>().Utf8Value();
+  options.ordinal = info[1].As<Napi::Number>().Int32Value();
+  options.backend_options = info[2].As<Napi::String>().Utf8Value();
+  const auto libraries = info[3].As<Napi::Array>();
+  for (uint32_t i = 0; i < libraries.Length(); ++i) {
+    options.libraries.push_back(libraries.Get(i).As<Napi::String>().Utf8Value());
+  }
+  const auto deferred = Napi::Promise::Deferred::New(env);
+  const uint32_t id = ++last_engine_;
+  const uint64_t request = wait(env, {deferred, {}, id});
+  engines_.emplace(id, std::make_unique<Engine>(id, std::move(options), mailbox_, request));
+  return deferred.Promise();
+}
+
+// allocate(engine, bytes): storage
+Napi::Value Environment::allocate(const Napi::CallbackInfo& info) {
+  Engine& on = engine(info);
+  const double bytes = info[1].As<Napi::Number>().DoubleValue();
+  if (!(bytes >= 0 && bytes <= kLargestInteger)) {
+    throw error(info.Env(), "GRPO_INVALID_ARGUMENT", "a tensor of " + std::to_string(bytes) + " bytes");
+  }
+  Napi::MemoryManagement::AdjustExternalMemory(info.Env(), static_cast<int64_t>(bytes));
+  return Napi::Number::New(info.Env(), on.allocate(static_cast<size_t>(bytes)));
+}
+
+// adopt(engine, pointer, bytes): storage
+Napi::Value Environment::adopt(const Napi::CallbackInfo& info) {
+  Engine& on = engine(info);
+  bool lossless = false;
+  const uint64_t address = info[1].As<Napi::BigInt>().Uint64Value(&lossless);
+  if (!lossless || address == 0) throw error(info.Env(), "GRPO_INVALID_ARGUMENT", "a pointer that is not an address");
+  const auto bytes = static_cast<size_t>(info[2].As<Napi::Number>().Int64Value());
+  return Napi::Number::New(info.Env(), on.adopt(reinterpret_cast<void*>(address), bytes));
+}
+
+// release(engine, storage)
+Napi::Value Environment::release(const Napi::CallbackInfo& info) {
+  const size_t bytes = engine(info).release(info[1].As<Napi::Number>().DoubleValue());
+  Napi::MemoryManagement::AdjustExternalMemory(info.Env(), -static_cast<int64_t>(bytes));
+  return info.Env().Undefined();
+}
+
+// Whether [offset, offset + bytes) lies inside the storage.
+bool inside(const Storage& storage, double offset, double bytes) {
+  return offset >= 0 && bytes >= 0 && offset == std::floor(offset) &&
+         offset + bytes <= static_cast<double>(storage.bytes);
+}
+
+// write(engine, storage, byteOffset, view)
+Napi::Value Environment::write(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Engine& on = engine(info);
+  Storage& to = storage(env, on, info[1].As<Napi::Number>().DoubleValue());
+  const double offset = info[2].As<Napi::Number>().DoubleValue();
+  const unsigned char* data = nullptr;
+  size_t bytes = 0;
+  if (info[3].IsTypedArray()) {
+    const auto view = info[3].As<Napi::TypedArray>();
+    bytes = view.ByteLength();
+    data = static_cast<const unsigned char*>(view.ArrayBuffer().Data()) + view.ByteOffset();
+  } else if (info[3].IsDataView()) {
+    const auto view = info[3].As<Napi::DataView>();
+    bytes = view.ByteLength();
+    data = static_cast<const unsigned char*>(view.Data());
+  } else {
+    throw error(env, "GRPO_INVALID_ARGUMENT", "data that is not a view of an ArrayBuffer");
+  }
+  if (!inside(to, offset, static_cast<double>(bytes))) {
+    throw error(env, "GRPO_INVALID_ARGUMENT", "write: bytes outside the tensor's memory");
+  }
+  on.write(&to, static_cast<size_t>(offset), data, bytes);
+  return env.Undefined();
+}
+
+// read(engine, storage, byteOffset, bytes): Promise<ArrayBuffer>
+Napi::Value Environment::read(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Engine& on = engine(info);
+  Storage& from = storage(env, on, info[1].As<Napi::Number>().DoubleValue());
+  const double offset = info[2].As<Napi::Number>().DoubleValue(), bytes = info[3].As<Napi::Number>().DoubleValue();
+  if (!inside(from, offset, bytes)) {
+    throw error(env, "GRPO_INVALID_ARGUMENT", "read: bytes outside the tensor's memory");
+  }
+  // Nobody can detach the buffer before the promise hands it out, so the engine's thread fills it in place.
+  auto buffer = Napi::ArrayBuffer::New(env, static_cast<size_t>(bytes));
+  void* data = buffer.Data();
+  const auto deferred = Napi::Promise::Deferred::New(env);
+  const uint64_t request = wait(env, {deferred, Napi::Reference<Napi::Value>::New(buffer, 1)});
+  on.read(&from, static_cast<size_t>(offset), data, static_cast<size_t>(bytes), request);
+  return deferred.Promise();
+}
+
+// run(engine, operation, payload): the payload is a Float64Array with kTensorFields numbers a tensor, then the scalars.
+Napi::Value Environment::run(const Napi::CallbackInfo& info) {
+  const auto payload = info[2].As<Napi::Float64Array>();
+  Engine& on = engine(info);
+  on.run(read_call(info.Env(), on, info[1].As<Napi::Number>().Uint32Value(), payload.Data(), payload.ElementLength()));
+  return info.Env().Undefined();
+}
+
+std::unique_ptr<Call> Environment::read_call(Napi::Env env, Engine& on, size_t index, const double* payload,
+                                             size_t length) {
+  if (index >= accesses_.size()) throw error(env, "GRPO_INVALID_ARGUMENT", "an operation that does not exist");
+  const Operation& operation = operations()[index];
+  const size_t tensors = operation.tensors.size(), scalars = operation.scalars.size();
+  if (length < tensors * kTensorFields + scalars) {
+    throw error(env, "GRPO_INVALID_ARGUMENT", std::string(operation.name) + ": too few arguments");
+  }
+  auto call = std::make_unique<Call>();
+  call->operation = &operation;
+  call->reads = accesses_[index].reads;
+  call->writes = accesses_[index].writes;
+  for (size_t i = 0; i < tensors; ++i) {
+    const double* fields = payload + i * kTensorFields;
+    if (fields[0] != 0) call->tensors[i] = read_tensor(env, on, fields, operation.name);
+  }
+  std::memcpy(call->args + tensors * sizeof(grpo_tensor), payload + tensors * kTensorFields, scalars * sizeof(double));
+  return call;
+}
+
+// TypeScript has checked shapes and dtypes against the operation; here only what would touch memory outside the
+// storage.
+TensorArgument Environment::read_tensor(Napi::Env env, Engine& on, const double* fields, const std::string& where) {
+  TensorArgument argument{};
+  argument.storage = &storage(env, on, fields[0]);
+  grpo_tensor& t = argument.tensor;
+  const double rank = fields[3], stride = fields[4 + GRPO_MAX_RANK];
+  bool valid = fields[2] >= 0 && fields[2] <= int{GRPO_I32} && rank >= 0 && rank <= GRPO_MAX_RANK;
+  double rows = 1, columns = 1;
+  t.dtype = valid ? static_cast<int32_t>(fields[2]) : 0;
+  t.rank = valid ? static_cast<int32_t>(rank) : 0;
+  for (int d = 0; d < t.rank; ++d) {
+    const double length = fields[4 + d];
+    valid = valid && length >= 0 && length <= kLargestInteger;
+    t.shape[d] = valid ? static_cast<int64_t>(length) : 0;
+    (d + 1 < t.rank ? rows : columns) *= length;
+  }
+  const double size = t.dtype == GRPO_F32 || t.dtype == GRPO_I32 ? 4 : 2;
+  const double elements = rows == 0 || columns == 0 ? 0 : (rows - 1) * stride + columns;
+  valid = valid && stride >= columns && stride <= kLargestInteger && elements <= kLargestInteger &&
+          std::fmod(fields[1], size) == 0 && inside(*argument.storage, fields[1], elements * size);
+  if (!valid) throw error(env, "GRPO_INVALID_ARGUMENT", where + ": a tensor outside its memory");
+  t.row_stride = static_cast<int64_t>(stride);
+  argument.byte_offset = static_cast<size_t>(fields[1]);
+  return argument;
+}
+
+// synchronize(engine): Promise<void>
+Napi::Value Environment::synchronize(const Napi::CallbackInfo& info) {
+  Engine& on = engine(info);
+  const auto deferred = Napi::Promise::Deferred::New(info.Env());
+  on.synchronize(wait(info.Env(), {deferred, {}}));
+  return deferred.Promise();
+}
+
+// memory(engine): { liveBytes, reservedBytes, peakBytes }
+Napi::Value Environment::memory(const Napi::CallbackInfo& info) {
+  const grpo_memory memory = engine(info).memory();
+  Napi::Object answer = Napi::Object::New(info.Env());
+  answer.Set("liveBytes", static_cast<double>(memory.live_bytes));
+  answer.Set("reservedBytes", static_cast<double>(memory.reserved_bytes));
+  answer.Set("peakBytes", static_cast<double>(memory.peak_bytes));
+  return answer;
+}
+
+// close(engine): returns at once; the engine's last message frees it.
+Napi::Value Environment::close(const Napi::CallbackInfo& info) {
+  engine(info).stop();
+  return info.Env().Undefined();
+}
+
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  env.SetInstanceData(new Environment(env, exports));
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(grpo, init)
+
+}  // namespace grpo_native

@@ -1,0 +1,62 @@
+#include "backend_loader.h"
+
+#ifndef _WIN32
+#include <dlfcn.h>
+#endif
+
+namespace grpo_native {
+
+namespace {
+
+// Whether the table was made for this addon; else what differs.
+bool fits(const grpo_backend* backend, std::string& problem) {
+  if (!backend) {
+    problem = "it returned no table of functions";
+  } else if (backend->abi_version != GRPO_ABI_VERSION) {
+    problem = "expected ABI version " + std::to_string(GRPO_ABI_VERSION) + " but it has " +
+              std::to_string(backend->abi_version);
+  } else if (backend->struct_size != sizeof(grpo_backend)) {
+    problem = "expected a table of " + std::to_string(sizeof(grpo_backend)) + " bytes but it has " +
+              std::to_string(backend->struct_size);
+  }
+  return problem.empty();
+}
+
+const grpo_backend* open_library(const std::string& path, Attempt& attempt) {
+#ifdef _WIN32
+  attempt = {path, "load", "loading backend libraries is not implemented on Windows"};
+  return nullptr;
+#else
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!library) {
+    const char* reason = dlerror();
+    attempt = {path, "load", reason ? reason : "dlopen failed"};
+    return nullptr;
+  }
+  using Entry = const grpo_backend* (*)();
+  const auto entry = reinterpret_cast<Entry>(dlsym(library, "grpo_cuda_backend"));
+  attempt = {path, "abi", ""};
+  if (!entry) {
+    attempt.message = "it does not export grpo_cuda_backend";
+  } else if (const grpo_backend* backend = entry(); fits(backend, attempt.message)) {
+    return backend;
+  }
+  dlclose(library);
+  return nullptr;
+#endif
+}
+
+}  // namespace
+
+const grpo_backend* load_backend(const std::string& kind, const std::vector<std::string>& libraries,
+                                 std::vector<Attempt>& attempts) {
+  if (kind == "cpu") return grpo_cpu_backend();
+  for (const std::string& path : libraries) {
+    Attempt attempt;
+    if (const grpo_backend* backend = open_library(path, attempt)) return backend;
+    attempts.push_back(std::move(attempt));
+  }
+  return nullptr;
+}
+
+}  // namespace grpo_native

@@ -1,0 +1,304 @@
+#include "engine.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <new>
+
+#include "backend_loader.h"
+
+namespace grpo_native {
+
+namespace {
+
+std::string readable(uint64_t bytes) {
+  const char* units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
+  double value = static_cast<double>(bytes);
+  int unit = 0;
+  for (; value >= 1024 && unit < 4; ++unit) value /= 1024;
+  char text[64];
+  std::snprintf(text, sizeof text, unit == 0 ? "%.0f %s" : "%.2f %s", value, units[unit]);
+  return text;
+}
+
+FailurePtr make_failure(const char* code, std::string message) {
+  return std::make_shared<const Failure>(Failure{code, std::move(message)});
+}
+
+size_t element_bytes(int32_t dtype) { return dtype == GRPO_BF16 || dtype == GRPO_F16 ? 2 : 4; }
+
+bool covers_storage(const TensorArgument& argument) {
+  const grpo_tensor& t = argument.tensor;
+  int64_t elements = 1;
+  for (int d = 0; d < t.rank; ++d) elements *= t.shape[d];
+  const bool contiguous = t.rank == 0 || t.row_stride == t.shape[t.rank - 1];
+  return contiguous && static_cast<uint64_t>(elements) * element_bytes(t.dtype) == argument.storage->bytes;
+}
+
+}  // namespace
+
+struct Engine::Job {
+  explicit Job(uint64_t request) : request(request) {}
+  virtual ~Job() = default;
+  virtual void run() = 0;
+  const uint64_t request;  // 0: nobody waits
+};
+
+template <class Run>
+struct Engine::JobOf : Job {
+  JobOf(Run run, uint64_t request) : Job(request), run_(std::move(run)) {}
+  void run() override { run_(); }
+  Run run_;
+};
+
+template <class Run>
+void Engine::enqueue(Run run, uint64_t request) {
+  auto job = std::make_unique<JobOf<Run>>(std::move(run), request);
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    queue_.push_back(std::move(job));
+  }
+  wake_.notify_one();
+}
+
+void Engine::post(uint64_t request, FailurePtr failure) {
+  auto message = std::make_unique<Message>();
+  message->request = request;
+  message->failure = std::move(failure);
+  mailbox_->post(std::move(message));
+}
+
+// ---- JavaScript thread
+// --------------------------------------------------------------------------------------------------
+
+Engine::Engine(uint32_t id, EngineOptions options, std::shared_ptr<Mailbox> mailbox, uint64_t request)
+    : id_(id), options_(std::move(options)), mailbox_(std::move(mailbox)), open_request_(request), thread_([this] {
+        work();
+      }) {}
+
+Engine::~Engine() {
+  stop();
+  thread_.join();
+}
+
+void Engine::stop() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_one();
+}
+
+Storage* Engine::find(double storage) const {
+  const auto found = storages_.find(static_cast<uint64_t>(storage));
+  return found == storages_.end() ? nullptr : found->second.get();
+}
+
+double Engine::allocate(size_t bytes) {
+  auto owned = std::make_unique<Storage>(Storage(bytes));
+  Storage* storage = owned.get();
+  storages_.emplace(++last_storage_, std::move(owned));
+  enqueue([this, storage] { storage->failure = allocate_now(*storage); });
+  return static_cast<double>(last_storage_);
+}
+
+double Engine::adopt(void* data, size_t bytes) {
+  storages_.emplace(++last_storage_, std::make_unique<Storage>(Storage(bytes, data)));
+  return static_cast<double>(last_storage_);
+}
+
+// Jobs hold plain pointers to storages: the job below is queued after all of them and takes the storage along.
+size_t Engine::release(double storage) {
+  const auto found = storages_.find(static_cast<uint64_t>(storage));
+  if (found == storages_.end()) return 0;
+  std::unique_ptr<Storage> owned = std::move(found->second);
+  storages_.erase(found);
+  const size_t bytes = owned->adopted ? 0 : owned->bytes;
+  enqueue([this, owned = std::move(owned)] { release_now(*owned); });
+  return bytes;
+}
+
+void Engine::write(Storage* storage, size_t offset, const void* data, size_t bytes) {
+  std::unique_ptr<unsigned char[]> copy(new unsigned char[bytes]);
+  if (bytes > 0) std::memcpy(copy.get(), data, bytes);
+  enqueue([this, storage, offset, bytes, copy = std::move(copy)] { write_now(*storage, offset, copy.get(), bytes); });
+}
+
+void Engine::read(Storage* storage, size_t offset, void* to, size_t bytes, uint64_t request) {
+  enqueue([=, this] { post(request, read_now(*storage, offset, to, bytes)); }, request);
+}
+
+void Engine::run(std::unique_ptr<Call> call) {
+  enqueue([this, call = std::move(call)] { run_now(*call); });
+}
+
+void Engine::synchronize(uint64_t request) {
+  enqueue(
+      [this, request] { post(request, lost_ ? lost_ : failure_of(backend_->synchronize(context_), "synchronize")); },
+      request);
+}
+
+grpo_memory Engine::memory() const { return {live_bytes_, reserved_bytes_, peak_bytes_}; }
+
+// ---- engine's thread
+// ----------------------------------------------------------------------------------------------------
+
+void Engine::work() {
+  if (open()) {
+    run_jobs();
+    for (Storage* storage : allocated_) backend_->release(context_, storage->data);
+    backend_->destroy(context_);
+  }
+  auto message = std::make_unique<Message>();
+  message->ended_engine = id_;
+  mailbox_->post(std::move(message));
+}
+
+bool Engine::open() {
+  auto answer = std::make_unique<Message>();
+  answer->request = open_request_;
+  backend_ = load_backend(options_.kind, options_.libraries, answer->attempts);
+  if (backend_) answer->device_count = backend_->device_count();
+  if (backend_ && options_.ordinal >= 0) {
+    char text[1024] = "";
+    const grpo_status status =
+        backend_->create(options_.ordinal, options_.backend_options.c_str(), &context_, text, sizeof text);
+    if (status == GRPO_OK) {
+      answer->description = backend_->describe(context_);
+    } else {
+      answer->attempts.push_back({options_.kind + ":" + std::to_string(options_.ordinal), "device", text});
+    }
+  }
+  mailbox_->post(std::move(answer));
+  return context_ != nullptr;
+}
+
+void Engine::run_jobs() {
+  while (!stop_) {
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      wake_.wait(lock, [this] { return stop_ || !queue_.empty(); });
+      batch_.swap(queue_);
+    }
+    for (std::unique_ptr<Job>& job : batch_) {
+      if (stop_) break;
+      job->run();
+      job.reset();
+    }
+    if (!stop_) batch_.clear();
+  }
+  std::lock_guard<std::mutex> lock(mutex_);
+  const FailurePtr closed = make_failure("GRPO_DISPOSED", "A device with work in progress");
+  for (auto* jobs : {&batch_, &queue_}) {
+    for (const std::unique_ptr<Job>& job : *jobs) {
+      if (job && job->request) post(job->request, closed);
+    }
+  }
+}
+
+// nullptr for GRPO_OK. Device loss is remembered: every later job fails with it.
+FailurePtr Engine::failure_of(grpo_status status, const std::string& what) {
+  if (status == GRPO_OK) return nullptr;
+  const char* text = backend_->last_error(context_);
+  const std::string message = text && *text ? text : what + " failed with status " + std::to_string(status);
+  switch (status) {
+    case GRPO_OUT_OF_MEMORY:
+      return make_failure("GRPO_OUT_OF_MEMORY", message);
+    case GRPO_UNSUPPORTED:
+      return make_failure("GRPO_UNSUPPORTED", message);
+    case GRPO_DEVICE_LOST:
+      return lost_ = make_failure("GRPO_DEVICE_LOST", message);
+    default:
+      return make_failure("GRPO_KERNEL", message);
+  }
+}
+
+FailurePtr Engine::out_of_memory(size_t bytes) {
+  uint64_t total = 0;
+  std::vector<size_t> sizes;
+  for (const Storage* storage : allocated_) {
+    total += storage->bytes;
+    sizes.push_back(storage->bytes);
+  }
+  const size_t shown = std::min<size_t>(sizes.size(), 5);
+  std::partial_sort(sizes.begin(), sizes.begin() + shown, sizes.end(), std::greater<>());
+  std::string message = "No memory on " + options_.kind + " for " + readable(bytes) + "; " + readable(total) +
+                        " are live in " + std::to_string(sizes.size()) + " allocations";
+  for (size_t i = 0; i < shown; ++i) message += (i == 0 ? ", the largest of " : ", ") + readable(sizes[i]);
+  return make_failure("GRPO_OUT_OF_MEMORY", message);
+}
+
+FailurePtr Engine::allocate_now(Storage& storage) {
+  if (lost_) return lost_;
+  void* data = nullptr;
+  const grpo_status status = backend_->allocate(context_, storage.bytes, &data);
+  if (status == GRPO_OUT_OF_MEMORY) return out_of_memory(storage.bytes);
+  if (status != GRPO_OK) return failure_of(status, "allocate");
+  storage.data = data;
+  allocated_.insert(&storage);
+  publish_memory();
+  return nullptr;
+}
+
+void Engine::release_now(Storage& storage) {
+  if (allocated_.erase(&storage) == 0) return;
+  backend_->release(context_, storage.data);
+  publish_memory();
+}
+
+void Engine::write_now(Storage& storage, size_t offset, const void* data, size_t bytes) {
+  if (lost_) storage.failure = lost_;
+  if (!storage.data || bytes == 0 || lost_) return;
+  const FailurePtr failure =
+      failure_of(backend_->upload(context_, static_cast<char*>(storage.data) + offset, data, bytes), "write");
+  if (failure || bytes == storage.bytes) storage.failure = failure;
+}
+
+FailurePtr Engine::read_now(Storage& storage, size_t offset, void* to, size_t bytes) {
+  if (lost_) return lost_;
+  if (storage.failure || bytes == 0) return storage.failure;
+  return failure_of(backend_->download(context_, to, static_cast<const char*>(storage.data) + offset, bytes), "read");
+}
+
+void Engine::run_now(Call& call) {
+  FailurePtr failure = check_inputs(call);
+  if (!failure) {
+    auto* tensors = reinterpret_cast<grpo_tensor*>(call.args);
+    for (size_t i = 0; i < call.operation->tensors.size(); ++i) {
+      const TensorArgument& argument = call.tensors[i];
+      tensors[i] = argument.tensor;
+      if (argument.storage) tensors[i].data = static_cast<char*>(argument.storage->data) + argument.byte_offset;
+    }
+    failure = failure_of(call.operation->call(*backend_, context_, call.args), call.operation->name);
+  }
+  // A tensor that was written whole is good again, whatever failed before; one that was written in part is not.
+  for (size_t i = 0; i < call.operation->tensors.size(); ++i) {
+    const TensorArgument& argument = call.tensors[i];
+    if (!argument.storage || !(call.writes >> i & 1)) continue;
+    if (failure) {
+      argument.storage->failure = failure;
+    } else if (covers_storage(argument)) {
+      argument.storage->failure = nullptr;
+    }
+  }
+}
+
+// The failure that keeps the operation from running: of a tensor that it reads, or of memory that was never allocated.
+FailurePtr Engine::check_inputs(const Call& call) const {
+  if (lost_) return lost_;
+  for (size_t i = 0; i < call.operation->tensors.size(); ++i) {
+    const Storage* storage = call.tensors[i].storage;
+    if (storage && storage->failure && ((call.reads >> i & 1) || !storage->data)) return storage->failure;
+  }
+  return nullptr;
+}
+
+void Engine::publish_memory() {
+  grpo_memory memory;
+  backend_->memory(context_, &memory);
+  live_bytes_ = memory.live_bytes;
+  reserved_bytes_ = memory.reserved_bytes;
+  peak_bytes_ = memory.peak_bytes;
+}
+
+}  // namespace grpo_native

@@ -1,0 +1,112 @@
+// A device and the thread that runs its jobs in order. The public functions are for the JavaScript thread; they queue a
+// job and return at once.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "mailbox.h"
+#include "operations.h"
+#include "storage.h"
+
+namespace grpo_native {
+
+struct EngineOptions {
+  std::string kind;                    // "cpu" or "cuda"
+  int ordinal = 0;                     // below 0: only count the devices, then end
+  std::string backend_options;         // grpo_backend::create
+  std::vector<std::string> libraries;  // where to look for the backend's library
+};
+
+// A tensor of a call: what the kernel sees but for the address, and where that comes from.
+struct TensorArgument {
+  grpo_tensor tensor;
+  Storage* storage = nullptr;  // nullptr: absent
+  size_t byte_offset = 0;
+};
+
+struct Call {
+  const Operation* operation;
+  // Bit i: the operation reads, writes its i-th tensor.
+  uint32_t reads, writes;
+  TensorArgument tensors[kMaxTensors];
+  alignas(grpo_tensor) unsigned char args[kLargestArgs];  // the scalars are in place, the tensors not yet
+};
+
+class Engine {
+ public:
+  // `request` is settled when the device is open, or could not be opened.
+  Engine(uint32_t id, EngineOptions options, std::shared_ptr<Mailbox> mailbox, uint64_t request);
+  // Stops after the job in progress and waits for it.
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // nullptr when there is no live storage of that number.
+  Storage* find(double storage) const;
+  double allocate(size_t bytes);
+  double adopt(void* data, size_t bytes);
+  size_t release(double storage);  // the bytes freed; 0 for an unknown storage
+  void write(Storage* storage, size_t offset, const void* data, size_t bytes);
+  void read(Storage* storage, size_t offset, void* to, size_t bytes, uint64_t request);
+  void run(std::unique_ptr<Call> call);
+  void synchronize(uint64_t request);
+  // What the jobs that have run so far left.
+  grpo_memory memory() const;
+  // No job starts any more; waiting requests fail. The engine posts `ended_engine` when it has freed everything.
+  void stop();
+
+ private:
+  struct Job;
+  template <class Run>
+  struct JobOf;
+
+  template <class Run>
+  void enqueue(Run run, uint64_t request = 0);
+  void post(uint64_t request, FailurePtr failure);
+
+  // On the engine's thread.
+  void work();
+  bool open();
+  void run_jobs();
+  FailurePtr failure_of(grpo_status status, const std::string& what);
+  FailurePtr out_of_memory(size_t bytes);
+  FailurePtr allocate_now(Storage& storage);
+  void release_now(Storage& storage);
+  void write_now(Storage& storage, size_t offset, const void* data, size_t bytes);
+  FailurePtr read_now(Storage& storage, size_t offset, void* to, size_t bytes);
+  void run_now(Call& call);
+  FailurePtr check_inputs(const Call& call) const;
+  void publish_memory();
+
+  const uint32_t id_;
+  const EngineOptions options_;
+  const std::shared_ptr<Mailbox> mailbox_;
+  const uint64_t open_request_;
+
+  std::unordered_map<uint64_t, std::unique_ptr<Storage>> storages_;  // JavaScript thread
+  uint64_t last_storage_ = 0;
+
+  const grpo_backend* backend_ = nullptr;  // engine's thread, as the next four
+  grpo_context* context_ = nullptr;
+  std::unordered_set<Storage*> allocated_;
+  std::vector<std::unique_ptr<Job>> batch_;  // jobs taken from the queue
+  FailurePtr lost_;                          // set once the device can no longer be used
+
+  std::atomic<uint64_t> live_bytes_{0}, reserved_bytes_{0}, peak_bytes_{0};
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::vector<std::unique_ptr<Job>> queue_;  // under the mutex
+  std::atomic<bool> stop_{false};
+  std::thread thread_;  // last: starts when all else is there
+};
+
+}  // namespace grpo_native

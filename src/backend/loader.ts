@@ -1,0 +1,92 @@
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import process from 'node:process';
+import { fileURLToPath } from 'node:url';
+import { type BackendAttempt, BackendUnavailableError } from '../errors.js';
+import type { Binding } from './binding.js';
+import { configureBinding } from './native.js';
+
+const packageRoot = fileURLToPath(new URL('../..', import.meta.url));
+
+/** The file name of this platform's binary in prebuilds/, without its ending. */
+export function prebuildName(platform: string, arch: string, musl: boolean): string {
+  return `${platform}-${arch}${musl ? '-musl' : ''}`;
+}
+
+/** Where the addon may lie, in the order in which it is looked for. */
+export function addonPaths(env: NodeJS.ProcessEnv = process.env): string[] {
+  const name = prebuildName(process.platform, process.arch, usesMusl());
+  const own = ['build-cmake/Release/grpo.node', 'build/Release/grpo.node', `prebuilds/${name}.node`];
+  // An explicit path is meant: nothing else is tried beside it.
+  return env.GRPO_NATIVE_PATH ? [env.GRPO_NATIVE_PATH] : own.map((path) => join(packageRoot, path));
+}
+
+/** Where libgrpo_cuda may lie, in the order in which it is looked for. */
+export function cudaLibraryPaths(addonPath: string, env: NodeJS.ProcessEnv = process.env): string[] {
+  if (env.GRPO_CUDA_LIBRARY) return [env.GRPO_CUDA_LIBRARY];
+  const name = 'libgrpo_cuda.so';
+  return [...new Set([join(dirname(addonPath), name), join(packageRoot, 'build-cmake/Release', name)])];
+}
+
+export interface LoadedAddon {
+  binding: Binding;
+  path: string;
+}
+
+let loaded: LoadedAddon | undefined;
+
+/** The addon, loaded at the first call. Throws a `BackendUnavailableError` that lists what was tried. */
+export function loadAddon(): LoadedAddon {
+  loaded ??= load(addonPaths());
+  return loaded;
+}
+
+/** Loads the first of `paths` that can be loaded. */
+export function load(paths: readonly string[]): LoadedAddon {
+  const require = createRequire(import.meta.url);
+  const attempts: BackendAttempt[] = [];
+  for (const path of paths) {
+    if (!existsSync(path)) {
+      attempts.push({ path, stage: 'resolve', message: 'no such file' });
+      continue;
+    }
+    try {
+      const binding = require(path) as Binding;
+      configureBinding(binding);
+      return { binding, path };
+    } catch (error) {
+      attempts.push({ path, stage: 'load', message: (error as Error).message });
+    }
+  }
+  throw new BackendUnavailableError('native', attempts, nextActions(attempts));
+}
+
+/** What helps against what went wrong. */
+export function nextActions(attempts: readonly BackendAttempt[]): string[] {
+  const messages = attempts.map((attempt) => attempt.message).join('\n');
+  const actions: string[] = [];
+  if (/native addon loading has been disabled|--no-addons|ERR_DLOPEN_DISABLED/i.test(messages)) {
+    actions.push('Start Node without --no-addons: the native kernels are an addon.');
+  }
+  if (/invalid ELF header|wrong ELF class|incompatible architecture|not a valid Win32/i.test(messages)) {
+    actions.push(`The file was built for another processor or system; this is ${process.platform}-${process.arch}.`);
+  }
+  if (/GLIBC(XX)?_[\d.]+. not found/.test(messages)) {
+    actions.push('The binary needs a newer C or C++ library than this system has: build it here.');
+  }
+  if (process.env.GRPO_NATIVE_PATH) {
+    actions.push('GRPO_NATIVE_PATH is set: correct it, or unset it to look in the usual places.');
+  }
+  actions.push(
+    'Build the addon: npm run build:native in the folder of grpo-native ' +
+      '(needs Python 3, make and a C++20 compiler such as g++ 11).',
+  );
+  return actions;
+}
+
+function usesMusl(): boolean {
+  if (process.platform !== 'linux') return false;
+  const { header } = process.report.getReport() as { header: { glibcVersionRuntime?: string } };
+  return header.glibcVersionRuntime === undefined;
+}

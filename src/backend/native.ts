@@ -1,0 +1,130 @@
+import {
+  DeviceLostError,
+  DisposedError,
+  GrpoError,
+  InvalidArgumentError,
+  KernelError,
+  OutOfMemoryError,
+  UnsupportedError,
+} from '../errors.js';
+import {
+  type Backend,
+  type DeviceMemory,
+  type DType,
+  dtypes,
+  type OperationName,
+  operations,
+  type TensorView,
+} from './backend.js';
+import type { Binding } from './binding.js';
+import { parsedOperations } from './check-arguments.js';
+
+const names = Object.keys(operations) as OperationName[];
+const indexOf = Object.fromEntries(names.map((name, i) => [name, i])) as Record<OperationName, number>;
+const dtypeCodes = Object.fromEntries(dtypes.map((dtype, i) => [dtype, i])) as Record<DType, number>;
+
+const maxRank = 4;
+const tensorFields = 5 + maxRank;
+const payloadLength = Math.max(
+  ...Object.values(operations).map(
+    ({ tensors, scalars }) => Object.keys(tensors).length * tensorFields + scalars.length,
+  ),
+);
+
+/** Tells the addon how to make errors, and what each operation reads and writes. */
+export function configureBinding(binding: Binding): void {
+  const accesses = names.flatMap((name) => [parsedOperations[name].readMask, parsedOperations[name].writeMask]);
+  binding.configure(makeError, Uint32Array.from(accesses));
+}
+
+/** The error of a code that the addon reports. */
+function makeError(code: string, message: string): Error {
+  switch (code) {
+    case 'GRPO_DISPOSED':
+      return new DisposedError(message);
+    case 'GRPO_INVALID_ARGUMENT':
+      return new InvalidArgumentError('the native addon', 'arguments that fit', message);
+    case 'GRPO_OUT_OF_MEMORY':
+      return new OutOfMemoryError(message);
+    case 'GRPO_UNSUPPORTED':
+      return new UnsupportedError(message);
+    case 'GRPO_KERNEL':
+      return new KernelError(message);
+    case 'GRPO_DEVICE_LOST':
+      return new DeviceLostError(message);
+    default:
+      return new GrpoError(code, message);
+  }
+}
+
+/** A device that the addon drives: its kernels run on a thread of their own. */
+export class NativeBackend implements Backend {
+  readonly #binding: Binding;
+  readonly #engine: number;
+  readonly #payload = new Float64Array(payloadLength);
+
+  constructor(
+    binding: Binding,
+    engine: number,
+    readonly kind: 'cpu' | 'cuda',
+    readonly name: string,
+    readonly details: Readonly<Record<string, string>>,
+  ) {
+    this.#binding = binding;
+    this.#engine = engine;
+  }
+
+  allocate(bytes: number): number {
+    return this.#binding.allocate(this.#engine, bytes);
+  }
+
+  adopt(pointer: bigint, bytes: number): number {
+    return this.#binding.adopt(this.#engine, pointer, bytes);
+  }
+
+  release(storage: number): void {
+    this.#binding.release(this.#engine, storage);
+  }
+
+  write(storage: number, byteOffset: number, data: ArrayBufferView): void {
+    this.#binding.write(this.#engine, storage, byteOffset, data);
+  }
+
+  read(storage: number, byteOffset: number, bytes: number): Promise<ArrayBuffer> {
+    return this.#binding.read(this.#engine, storage, byteOffset, bytes);
+  }
+
+  run(operation: OperationName, tensors: readonly (TensorView | null)[], scalars: readonly number[]): void {
+    const payload = this.#payload;
+    let at = 0;
+    for (const tensor of tensors) {
+      if (tensor) {
+        const { shape } = tensor;
+        payload[at] = tensor.storage;
+        payload[at + 1] = tensor.byteOffset;
+        payload[at + 2] = dtypeCodes[tensor.dtype];
+        payload[at + 3] = shape.length;
+        for (let d = 0; d < maxRank; d++) payload[at + 4 + d] = shape[d] ?? 1;
+        payload[at + 4 + maxRank] = tensor.rowStride;
+      } else {
+        payload[at] = 0;
+      }
+      at += tensorFields;
+    }
+    for (const scalar of scalars) payload[at++] = scalar;
+    this.#binding.run(this.#engine, indexOf[operation], payload);
+  }
+
+  synchronize(): Promise<void> {
+    return this.#binding.synchronize(this.#engine);
+  }
+
+  /** As of the operations that have run so far: await `synchronize()` for what was just queued. */
+  memory(): DeviceMemory {
+    return this.#binding.memory(this.#engine);
+  }
+
+  close(): void {
+    this.#binding.close(this.#engine);
+  }
+}

@@ -1,0 +1,144 @@
+import { availableParallelism } from 'node:os';
+import process from 'node:process';
+import { type BackendAttempt, BackendUnavailableError, InvalidArgumentError } from '../errors.js';
+import { Device } from '../tensor.js';
+import type { OpenAnswer } from './binding.js';
+import { cudaLibraryPaths, loadAddon } from './loader.js';
+import { NativeBackend } from './native.js';
+
+export type DeviceKind = 'cpu' | 'cuda' | 'webgpu';
+
+export interface OpenDeviceOptions {
+  /** Threads that CPU kernels use: GRPO_THREADS, else all that the process may use. */
+  threads?: number;
+  /** Instruction set of the CPU kernels: the best that the processor has. */
+  isa?: 'baseline' | 'avx2' | 'avx512';
+  /** Matrix products of the CPU: OpenBLAS when the machine has it, else the built-in kernel. */
+  matmul?: 'openblas' | 'builtin';
+}
+
+export interface DeviceInfo {
+  kind: DeviceKind;
+  available: boolean;
+  /** Why it is, or is not, available. */
+  reason: string;
+  name: string;
+  attempts: BackendAttempt[];
+}
+
+/**
+ * Opens a device: `auto` (a CUDA device when there is one, else the CPU; `device.why` says which and why), `cpu`, `cuda`,
+ * `cuda:1` (the second), `webgpu`. Throws a `BackendUnavailableError` with all that was tried when there is none.
+ */
+export async function openDevice(name = 'auto', options: OpenDeviceOptions = {}): Promise<Device> {
+  const match = /^(auto|cpu|cuda|webgpu)(?::(\d+))?$/.exec(String(name));
+  if (!match || (match[2] !== undefined && match[1] !== 'cuda')) {
+    throw new InvalidArgumentError('device', "'auto', 'cpu', 'cuda', 'cuda:<number>' or 'webgpu'", name);
+  }
+  const backendOptions = cpuOptions(options);
+  if (match[1] === 'cpu') return openNative('cpu', 0, backendOptions, 'the CPU was asked for');
+  if (match[1] === 'cuda') {
+    refuseCpuOptions(options, name);
+    return openNative('cuda', Number(match[2] ?? 0), '', `${name} was asked for`);
+  }
+  if (match[1] === 'webgpu') throw webgpuUnavailable();
+  return openBest(options, backendOptions);
+}
+
+/** What this machine offers. Never throws. */
+export async function availableDevices(): Promise<DeviceInfo[]> {
+  return [await probe('cpu'), await probe('cuda'), unavailable('webgpu', webgpuUnavailable())];
+}
+
+async function openBest(options: OpenDeviceOptions, backendOptions: string): Promise<Device> {
+  if (Object.values(options).some((value) => value !== undefined)) {
+    return openNative('cpu', 0, backendOptions, 'auto chose the CPU because options for the CPU were given');
+  }
+  const cuda = await probe('cuda');
+  if (cuda.available) return openNative('cuda', 0, '', `auto chose CUDA: ${cuda.reason}`);
+  return openNative('cpu', 0, backendOptions, `auto chose the CPU: ${cuda.reason}`);
+}
+
+async function openNative(kind: 'cpu' | 'cuda', ordinal: number, options: string, why: string): Promise<Device> {
+  const { binding, path } = loadAddon();
+  const answer = await binding.open(kind, ordinal, options, kind === 'cuda' ? cudaLibraryPaths(path) : []);
+  if (!answer.description) throw new BackendUnavailableError(kind, answer.attempts, actionsFor(kind, answer));
+  const lines = answer.description.split('\n').map((line) => line.split(/=(.*)/s).slice(0, 2) as [string, string]);
+  const details = Object.fromEntries(lines);
+  const name =
+    kind === 'cpu' ? `cpu (${details.isa}, ${details.threads} threads)` : `cuda:${ordinal} (${details.name})`;
+  return new Device(new NativeBackend(binding, answer.engine, kind, name, details), why);
+}
+
+async function probe(kind: 'cpu' | 'cuda'): Promise<DeviceInfo> {
+  try {
+    const { binding, path } = loadAddon();
+    const answer = await binding.open(kind, -1, '', kind === 'cuda' ? cudaLibraryPaths(path) : []);
+    if (answer.deviceCount > 0) {
+      const reason = kind === 'cpu' ? 'every machine has one' : `${answer.deviceCount} CUDA device(s) found`;
+      return { kind, available: true, reason, name: kind, attempts: answer.attempts };
+    }
+    return unavailable(kind, new BackendUnavailableError(kind, answer.attempts, actionsFor(kind, answer)));
+  } catch (error) {
+    return unavailable(kind, error);
+  }
+}
+
+function unavailable(kind: DeviceKind, error: unknown): DeviceInfo {
+  const attempts = error instanceof BackendUnavailableError ? error.attempts : [];
+  const last = attempts.at(-1);
+  const reason = last ? `${last.path}: ${last.message}` : (error as Error).message;
+  return { kind, available: false, reason, name: kind, attempts };
+}
+
+function actionsFor(kind: 'cpu' | 'cuda', answer: OpenAnswer): string[] {
+  if (kind === 'cpu') return ['Correct the options threads, isa and matmul, or leave them out.'];
+  const stages = new Set(answer.attempts.map((attempt) => attempt.stage));
+  if (stages.has('device')) return ["List the devices with nvidia-smi, or use openDevice('cpu')."];
+  if (answer.attempts.length === 0)
+    return ['The driver reports no CUDA device: check nvidia-smi and CUDA_VISIBLE_DEVICES.'];
+  return [
+    'Build the CUDA library with npm run build:cmake on a machine with the CUDA toolkit.',
+    'Or set GRPO_CUDA_LIBRARY to the path of libgrpo_cuda.so.',
+    "Or use openDevice('cpu').",
+  ];
+}
+
+function webgpuUnavailable(): BackendUnavailableError {
+  const attempt = { path: 'webgpu', stage: 'resolve', message: 'this version has no WebGPU backend' } as const;
+  return new BackendUnavailableError('webgpu', [attempt], ["Use openDevice('auto') or openDevice('cpu')."]);
+}
+
+/** Checks the options and writes them as the backend reads them. */
+function cpuOptions(options: OpenDeviceOptions): string {
+  const known = ['threads', 'isa', 'matmul'];
+  const unknown = Object.keys(options).find((key) => !known.includes(key));
+  if (unknown) throw new InvalidArgumentError('openDevice options', known.join(', '), unknown);
+  const threads = options.threads ?? threadsFromEnvironment() ?? availableParallelism();
+  if (!Number.isInteger(threads) || threads < 1 || threads > 1024) {
+    throw new InvalidArgumentError('threads', 'an integer from 1 to 1024', threads);
+  }
+  const choices = { isa: ['baseline', 'avx2', 'avx512'], matmul: ['openblas', 'builtin'] } as const;
+  const parts = [`threads=${threads}`];
+  for (const [key, allowed] of Object.entries(choices)) {
+    const value = options[key as keyof typeof choices];
+    if (value === undefined) continue;
+    if (!(allowed as readonly string[]).includes(value))
+      throw new InvalidArgumentError(key, allowed.join(' or '), value);
+    parts.push(`${key}=${value}`);
+  }
+  return parts.join(';');
+}
+
+function refuseCpuOptions(options: OpenDeviceOptions, device: string): void {
+  const given = Object.entries(options).find(([, value]) => value !== undefined);
+  if (given) throw new InvalidArgumentError(`openDevice('${device}') options`, 'none (they are for the CPU)', given[0]);
+}
+
+function threadsFromEnvironment(): number | undefined {
+  const text = process.env.GRPO_THREADS;
+  if (!text) return undefined;
+  const threads = Number(text);
+  if (!Number.isInteger(threads)) throw new InvalidArgumentError('GRPO_THREADS', 'an integer', text);
+  return threads;
+}

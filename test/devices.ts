@@ -1,0 +1,33 @@
+import { openDevice } from '../src/backend/open-device.js';
+import { BackendUnavailableError } from '../src/errors.js';
+import type { Device } from '../src/tensor.js';
+
+export interface TestDevice {
+  name: string;
+  open(threads?: number): Promise<Device>;
+}
+
+/**
+ * The devices of this machine that a suite should run on: the CPU with each instruction set that the processor has and
+ * each matrix product that is installed.
+ */
+export async function testDevices(): Promise<TestDevice[]> {
+  const found: TestDevice[] = [];
+  for (const isa of ['baseline', 'avx2', 'avx512'] as const) {
+    for (const matmul of ['builtin', 'openblas'] as const) {
+      const open = (threads = 2) => openDevice('cpu', { isa, matmul, threads });
+      if (await canOpen(open)) found.push({ name: `cpu ${isa} ${matmul}`, open });
+    }
+  }
+  return found;
+}
+
+async function canOpen(open: () => Promise<Device>): Promise<boolean> {
+  try {
+    (await open()).close();
+    return true;
+  } catch (error) {
+    if (error instanceof BackendUnavailableError && error.attempts.some((a) => a.stage === 'device')) return false;
+    throw error;
+  }
+}
