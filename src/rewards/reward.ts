@@ -11,7 +11,10 @@ export interface RewardSample {
   stopReason: 'stop' | 'length';
 }
 
-/** A score a sample; null or NaN where a sample cannot be scored. */
+/**
+ * A score a sample. null: this reward does not apply to the sample, the other rewards count alone. NaN: the sample cannot
+ * be scored and takes no part in the update.
+ */
 export type Scores = ArrayLike<number | null>;
 export type RewardFunction = (batch: readonly RewardSample[]) => Scores | Promise<Scores>;
 
