@@ -1,43 +1,44 @@
 import { formatNumber, h, svg } from './dom.js';
 
-/** Which metrics share a chart, in the order of the page. What no entry names gets a chart of its own under `Other`. */
+/** Which metrics share a chart, in the order of the page. What no entry names gets a chart of its own at the end. */
 const layout = [
-  { section: 'Rewards', title: 'Reward', metrics: /^(eval\/)?reward$/ },
-  { section: 'Rewards', title: 'Reward by part', metrics: /^rewards\/(.+)\/mean$/ },
-  { section: 'Rewards', title: 'Held-out reward by part', metrics: /^eval\/rewards\/(.+)\/mean$/ },
-  { section: 'Rewards', title: 'Accuracy', metrics: /^(eval\/)?accuracy$/ },
-  { section: 'Rewards', title: 'Spread within groups', metrics: /^(reward_std|frac_reward_zero_std)$/ },
-  { section: 'Policy', title: 'KL to the reference', metrics: /^kl$/ },
-  { section: 'Policy', title: 'Entropy', metrics: /^entropy$/ },
-  { section: 'Policy', title: 'Clip ratios', metrics: /^clip_ratio\/(.+)$/ },
-  { section: 'Policy', title: 'Probability ratio', metrics: /^ratio\/(.+)$/ },
-  { section: 'Completions', title: 'Completion length (tokens)', metrics: /^completions\/((?:.*_)?length(?:_.*)?)$/ },
-  { section: 'Completions', title: 'Cut at the length limit', metrics: /^(?:eval\/)?completions\/clipped_ratio$/ },
-  { section: 'Optimisation', title: 'Loss', metrics: /^(eval\/)?loss$/ },
-  { section: 'Optimisation', title: 'Gradient norm', metrics: /^grad_norm$/ },
-  { section: 'Optimisation', title: 'Learning rate', metrics: /^learning_rate$/ },
-  { section: 'Speed', title: 'Tokens per second', metrics: /(^|_)tokens_per_second$/ },
+  { title: 'Reward', metrics: /^(eval\/)?reward$/ },
+  { title: 'Reward by part', metrics: /^rewards\/(.+)\/mean$/ },
+  { title: 'Held-out reward by part', metrics: /^eval\/rewards\/(.+)\/mean$/ },
+  { title: 'Accuracy', metrics: /^(eval\/)?accuracy$/ },
+  { title: 'Spread within groups', metrics: /^(reward_std|frac_reward_zero_std)$/ },
+  { title: 'KL to the reference', metrics: /^kl$/ },
+  { title: 'Entropy', metrics: /^entropy$/ },
+  { title: 'Clip ratios', metrics: /^clip_ratio\/(.+)$/ },
+  { title: 'Probability ratio', metrics: /^ratio\/(.+)$/ },
+  { title: 'Completion length (tokens)', metrics: /^completions\/((?:.*_)?length(?:_.*)?)$/ },
+  { title: 'Cut at the length limit', metrics: /^(?:eval\/)?completions\/clipped_ratio$/ },
+  { title: 'Loss', metrics: /^(eval\/)?loss$/ },
+  { title: 'Gradient norm', metrics: /^grad_norm$/ },
+  { title: 'Learning rate', metrics: /^learning_rate$/ },
+  { title: 'Tokens per second', metrics: /(^|_)tokens_per_second$/ },
 ];
 
 const colours = 8;
 
-/** The charts to draw for these metric names: `[{ section, title, series: [{ name, label }] }]`. */
+/** The charts to draw for these metric names: `[{ title, series: [{ name, label }] }]`. */
 export function planCharts(names) {
   const rest = new Set(names);
-  const charts = layout.map(({ section, title, metrics }) => {
+  const charts = layout.map(({ title, metrics }) => {
     const matched = names.filter((name) => rest.has(name) && metrics.test(name));
     for (const name of matched) rest.delete(name);
     const series = matched.map((name) => ({ name, label: labelOf(name, metrics) }));
-    return { section, title, series };
+    return { title, series };
   });
-  const other = [...rest].map((name) => ({ section: 'Other', title: name, series: [{ name, label: name }] }));
+  const other = [...rest].map((name) => ({ title: name, series: [{ name, label: name }] }));
   return [...charts.filter((chart) => chart.series.length > 0), ...other];
 }
 
 function labelOf(name, pattern) {
   const part = pattern.exec(name)?.[1];
-  if (part === undefined || part === name || part === 'eval/') return name.startsWith('eval/') ? 'held out' : name;
-  return part.replaceAll('_', ' ');
+  const own = part === undefined || part === name || part === 'eval/';
+  if (own && name.startsWith('eval/')) return 'held out';
+  return (own ? name : part).replaceAll('_', ' ');
 }
 
 /** Round tick values that cover [low, high]. */
@@ -75,16 +76,10 @@ export function drawCharts(root, metrics) {
     state.cursor = step;
     redrawCursor();
   };
-  const sections = new Map();
   for (const plan of planCharts(Object.keys(metrics.columns))) {
     const chart = createChart(plan, metrics, state, moveCursor);
     charts.push(chart);
-    if (!sections.has(plan.section)) {
-      const grid = h('div', { class: 'chart-grid' });
-      sections.set(plan.section, grid);
-      root.append(h('h3', {}, plan.section), grid);
-    }
-    sections.get(plan.section).append(chart.element);
+    root.append(chart.element);
   }
   const observer = new ResizeObserver((entries) => {
     for (const entry of entries) charts.find((chart) => chart.plot === entry.target)?.draw();
@@ -122,7 +117,7 @@ function createChart(plan, metrics, state, moveCursor) {
       'button',
       { type: 'button', onclick: toggle, 'aria-pressed': 'true' },
       swatch,
-      one.label,
+      series.length > 1 ? one.label : '',
       ' ',
       value,
     );
@@ -206,14 +201,14 @@ function createScale(series, steps, width) {
 }
 
 function drawAxes(picture, scale, width) {
-  for (const value of niceTicks(scale.bottom, scale.top, 4)) {
+  for (const value of niceTicks(scale.bottom, scale.top, 5)) {
     const y = scale.y(value);
     picture.append(
       svg('line', { class: 'grid', x1: margin.left, x2: width - margin.right, y1: y, y2: y }),
       svg('text', { class: 'tick', x: margin.left - 8, y: y + 4, 'text-anchor': 'end' }, formatNumber(value)),
     );
   }
-  const ticks = niceTicks(scale.first, scale.last, Math.max(2, Math.floor(width / 90))).filter(Number.isInteger);
+  const ticks = niceTicks(scale.first, scale.last, Math.max(2, Math.floor(width / 60))).filter(Number.isInteger);
   for (const step of ticks) {
     const text = formatNumber(step);
     picture.append(svg('text', { class: 'tick', x: scale.x(step), y: height - 6, 'text-anchor': 'middle' }, text));

@@ -199,7 +199,8 @@ function openDetails(dialog, rows, position, parts) {
       const to = at + ({ ArrowLeft: -1, ArrowRight: 1 }[event.key] ?? 0);
       if (to !== at && to >= 0 && to < rows.length) show(to);
     };
+    dialog.focus();
   };
-  show(position);
   dialog.showModal();
+  show(position);
 }

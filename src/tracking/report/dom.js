@@ -25,7 +25,7 @@ export function formatNumber(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return '–';
   const size = Math.abs(value);
   if (size === 0) return '0';
-  if (size >= 1e6 || size < 1e-3) return value.toExponential(2).replace('e+', 'e');
+  if (size >= 1e6 || size < 1e-3) return Number(value.toPrecision(3)).toExponential().replace('e+', 'e');
   if (size >= 1000) return value.toLocaleString('en', { maximumFractionDigits: 0 });
   return String(Number(value.toPrecision(4)));
 }
