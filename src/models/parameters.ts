@@ -1,0 +1,153 @@
+import type { DType } from '../backend/backend.js';
+import { GrpoError, InvalidArgumentError } from '../errors.js';
+import { type Device, elementCount, type Tensor } from '../tensor.js';
+
+/** The name (as Hugging Face has it), shape and kind of one weight. */
+export interface ParameterSpec {
+  name: string;
+  shape: readonly number[];
+  /** Whether weight decay applies: true for matrices, false for norms and biases. */
+  decay: boolean;
+}
+
+/** A weight: a view of the flat weights and, while gradients are enabled, a view of the flat gradients. */
+export interface Parameter {
+  readonly name: string;
+  readonly value: Tensor;
+  /** float32; backward passes add to it. */
+  readonly grad: Tensor | null;
+}
+
+/** A run of elements of the flat tensors. */
+export interface ParameterGroup {
+  offset: number;
+  count: number;
+}
+
+type Entry = { -readonly [K in keyof Parameter]: Parameter[K] } & ParameterGroup;
+
+/**
+ * All weights of a model in one flat tensor of the model's dtype, so that the optimiser, the gradient norm and the
+ * exchange of gradients are one operation each. The weights with decay come first, in the order given.
+ */
+export class Parameters implements Iterable<Parameter> {
+  readonly device: Device;
+  /** [P], in the model's dtype. */
+  readonly flat: Tensor;
+  readonly groups: { readonly decay: ParameterGroup; readonly noDecay: ParameterGroup };
+  readonly #entries = new Map<string, Entry>();
+  readonly #spans = new Map<string, Entry>();
+  #gradients: Tensor | null = null;
+
+  /** The content is undefined until it is written: `value.write` of each, or `copyFrom`. */
+  constructor(device: Device, dtype: DType, specs: readonly ParameterSpec[]) {
+    const ordered = [...specs.filter((s) => s.decay), ...specs.filter((s) => !s.decay)];
+    const count = ordered.reduce((sum, s) => sum + elementCount(s.shape), 0);
+    this.device = device;
+    this.flat = device.empty([count], dtype);
+    let offset = 0;
+    let decayed = 0;
+    for (const { name, shape, decay } of ordered) {
+      const size = elementCount(shape);
+      this.#entries.set(name, { name, value: this.flat.view(shape, offset), grad: null, offset, count: size });
+      offset += size;
+      if (decay) decayed = offset;
+    }
+    this.groups = { decay: { offset: 0, count: decayed }, noDecay: { offset: decayed, count: count - decayed } };
+  }
+
+  /** Number of weights. */
+  get count(): number {
+    return this.flat.size;
+  }
+
+  get dtype(): DType {
+    return this.flat.dtype;
+  }
+
+  /** float32 [P], laid out as `flat`; null while the parameters are frozen. */
+  get gradients(): Tensor | null {
+    return this.#gradients;
+  }
+
+  get frozen(): boolean {
+    return this.#gradients === null;
+  }
+
+  /** The parameters by themselves, without spans. */
+  [Symbol.iterator](): IterableIterator<Parameter> {
+    return this.#entries.values();
+  }
+
+  get(name: string): Parameter {
+    return this.#entry(name);
+  }
+
+  /** Several parameters that lie one after another and have rows of one length, as one: [sum of rows, columns]. */
+  span(names: readonly string[]): Parameter {
+    const key = names.join('+');
+    const known = this.#spans.get(key);
+    if (known) return known;
+    const parts = names.map((name) => this.#entry(name));
+    const first = parts[0]!;
+    const count = parts.reduce((sum, p) => sum + p.count, 0);
+    const adjacent = parts.every((p, i) => i === 0 || p.offset === parts[i - 1]!.offset + parts[i - 1]!.count);
+    if (!adjacent) throw new InvalidArgumentError('names', 'parameters that lie one after another', names);
+    const columns = first.value.shape.slice(1);
+    const shape = [count / elementCount(columns), ...columns];
+    const span: Entry = {
+      name: key,
+      value: this.flat.view(shape, first.offset),
+      grad: null,
+      offset: first.offset,
+      count,
+    };
+    if (this.#gradients) span.grad = this.#gradients.view(shape, first.offset);
+    this.#spans.set(key, span);
+    return span;
+  }
+
+  /** Allocates the gradients, all zero. Without this the parameters are frozen. */
+  enableGradients(): void {
+    if (this.#gradients) return;
+    this.#gradients = this.device.zeros([this.count], 'f32');
+    for (const entry of this.#views()) entry.grad = this.#gradients.view(entry.value.shape, entry.offset);
+  }
+
+  zeroGradients(): void {
+    if (!this.#gradients) throw new GrpoError('GRPO_FROZEN', 'zeroGradients: the parameters are frozen');
+    this.device.run('fill', { out: this.#gradients, value: 0 });
+  }
+
+  /** Takes the weights of another model of the same layout, converting between dtypes. */
+  copyFrom(other: Parameters): void {
+    const layout = (p: Parameters) => [...p].map(({ name, value }) => `${name}[${value.shape.join(',')}]`);
+    const [mine, theirs] = [layout(this), layout(other)];
+    const differs = mine.findIndex((text, i) => text !== theirs[i]);
+    if (differs >= 0 || mine.length !== theirs.length) {
+      const at = Math.max(differs, 0);
+      throw new InvalidArgumentError('copyFrom', `parameters with ${mine[at] ?? 'the same layout'}`, theirs[at]);
+    }
+    this.device.run('copy', { in: other.flat, out: this.flat });
+  }
+
+  dispose(): void {
+    for (const { value, grad } of this.#views()) {
+      value.dispose();
+      grad?.dispose();
+    }
+    this.flat.dispose();
+    this.#gradients?.dispose();
+  }
+
+  *#views(): Generator<Entry> {
+    yield* this.#entries.values();
+    yield* this.#spans.values();
+  }
+
+  #entry(name: string): Entry {
+    const entry = this.#entries.get(name);
+    if (!entry) throw new InvalidArgumentError('name', 'the name of a parameter', name);
+    return entry;
+  }
+}
