@@ -1,0 +1,143 @@
+import { readFileSync } from 'node:fs';
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { GrpoError } from '../errors.js';
+import { grpoConfigSchema, sftConfigSchema } from '../trainer/config.js';
+import { configOptions } from '../trainer/parse-config.js';
+import { addConfigFlags } from './flags.js';
+import { sftSources, trainSources } from './run-config.js';
+
+export const packageVersion: string = JSON.parse(
+  readFileSync(new URL('../../package.json', import.meta.url), 'utf8'),
+).version;
+
+/** Exit codes: 0 done, 1 failed, 2 the command line or the configuration is wrong, 130 interrupted. */
+export async function runProgram(args: readonly string[]): Promise<number> {
+  let exitCode = 0;
+  try {
+    await createProgram((code) => {
+      exitCode = code;
+    }).parseAsync([...args], { from: 'user' });
+    return exitCode;
+  } catch (error) {
+    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+    // What this package throws on purpose needs no stack; anything else is a bug, and its stack says where.
+    const expected = error instanceof GrpoError && process.env.GRPO_DEBUG === undefined;
+    process.stderr.write(`grpo: ${expected ? error.message : error instanceof Error ? error.stack : String(error)}\n`);
+    return error instanceof GrpoError && error.code === 'GRPO_CONFIG' ? 2 : 1;
+  }
+}
+
+/** The command line. Commands load what they do when they run, so that `--help` is quick and needs no addon. */
+function createProgram(setExitCode: (code: number) => void): Command {
+  const program = new Command('grpo')
+    .description('Train language models with GRPO, from the command line.')
+    .version(packageVersion)
+    .exitOverride()
+    .showHelpAfterError('(add --help for the options)')
+    .addHelpText('after', '\nStart with: grpo doctor, grpo quickstart, or grpo train config.yaml');
+
+  const train = program
+    .command('train')
+    .description('Train a model with GRPO: sample completions, score them with rewards, update the policy')
+    .argument('[config]', 'YAML file with the options below in camelCase; flags win over it')
+    .option('--resume [checkpoint]', 'continue from the latest checkpoint of outputDir, or from this one')
+    .action(async (config, flags) => {
+      setExitCode(await (await import('./commands/train.js')).train(config, flags));
+    });
+  addConfigFlags(train, 'Sources:', configOptions(trainSources));
+  addConfigFlags(train, 'Training:', configOptions(grpoConfigSchema));
+
+  const sft = program
+    .command('sft')
+    .description('Teach a model to imitate demonstrations (behaviour cloning), the usual step before GRPO')
+    .argument('[config]', 'YAML file with the options below in camelCase; flags win over it')
+    .option('--resume [checkpoint]', 'continue from the latest checkpoint of outputDir, or from this one')
+    .action(async (config, flags) => {
+      setExitCode(await (await import('./commands/sft.js')).sft(config, flags));
+    });
+  addConfigFlags(sft, 'Sources:', configOptions(sftSources));
+  addConfigFlags(sft, 'Training:', configOptions(sftConfigSchema));
+
+  program
+    .command('generate')
+    .description('Sample completions of prompts')
+    .addOption(modelOption())
+    .addOption(new Option('--prompt <text>', 'a prompt; may be given several times').argParser(collect))
+    .option('--data <file>', 'prompts from a JSONL file with prompt or messages; prints JSONL')
+    .option('--chat', 'send each --prompt as a message of the user, in the chat template of the model')
+    .option('--out <file>', 'write JSONL to this file instead of printing')
+    .addOption(numberOption('--max-new-tokens <integer>', 'most tokens of a completion', 256))
+    .addOption(numberOption('--n <integer>', 'completions a prompt', 1))
+    .addOption(numberOption('--temperature <number>', '0 takes the likeliest token', 1))
+    .addOption(numberOption('--top-k <integer>', 'sample from the k most likely tokens; 0: from all', 0))
+    .addOption(numberOption('--top-p <number>', 'sample from tokens that together reach this probability', 1))
+    .addOption(numberOption('--min-p <number>', "sample from tokens at least this share of the likeliest one's", 0))
+    .addOption(numberOption('--seed <integer>', 'same seed, same completions', 42))
+    .addOption(new Option('--stop <text>', 'a string that ends a completion; may be repeated').argParser(collect))
+    .addOption(numberOption('--batch-size <integer>', 'prompts that are generated together', 64))
+    .option(...deviceOption)
+    .addOption(dtypeOption())
+    .addOption(numberOption('--threads <integer>', 'threads of the CPU kernels'))
+    .action(async (flags) => (await import('./commands/generate.js')).generate(flags));
+
+  program
+    .command('score')
+    .description('Log-prob of each token of given completions, from a JSONL file with prompt and completion')
+    .addOption(modelOption())
+    .requiredOption('--data <file>', 'JSONL file: prompt (or messages) and completion in each row')
+    .option('--out <file>', 'write JSONL to this file instead of printing')
+    .addOption(numberOption('--temperature <number>', 'the log-probs are those of softmax(logits / temperature)', 1))
+    .addOption(numberOption('--batch-size <integer>', 'pairs that are scored together', 16))
+    .option(...deviceOption)
+    .addOption(dtypeOption())
+    .addOption(numberOption('--threads <integer>', 'threads of the CPU kernels'))
+    .action(async (flags) => (await import('./commands/score.js')).score(flags));
+
+  program
+    .command('doctor')
+    .description('Tell what this machine offers: devices and why not, kernels, versions, and a short self-test')
+    .option('--json', 'print JSON')
+    .action(async (flags) => setExitCode(await (await import('./commands/doctor.js')).doctor(flags)));
+
+  program
+    .command('report')
+    .description('Write report.html of a run again, for example of one that was killed')
+    .argument('<folder>', 'the folder of the run')
+    .action(async (folder) => (await import('./commands/report.js')).report(folder));
+
+  program
+    .command('quickstart')
+    .description('In a few minutes: clone a small model from flawed demonstrations, then correct it with GRPO')
+    .option(...deviceOption)
+    .option('--out <folder>', 'folder of the run', 'runs/quickstart')
+    .addOption(numberOption('--steps <integer>', 'GRPO updates'))
+    .addOption(numberOption('--seed <integer>', 'seed of data, weights and sampling', 1))
+    .addOption(numberOption('--threads <integer>', 'threads of the CPU kernels'))
+    .action(async (flags) => setExitCode(await (await import('./commands/quickstart.js')).quickstart(flags)));
+
+  return program;
+}
+
+const deviceOption = ['--device <name>', 'where to compute: auto, cpu, cuda, cuda:1, webgpu', 'auto'] as const;
+
+function modelOption(): Option {
+  return new Option('--model <folder>', 'folder of the model, as Hugging Face writes it').makeOptionMandatory();
+}
+
+function dtypeOption(): Option {
+  return new Option('--dtype <choice>', 'number format of the weights').choices(['f32', 'bf16']).default('f32');
+}
+
+function numberOption(flags: string, description: string, fallback?: number): Option {
+  const integer = flags.includes('<integer>');
+  return new Option(flags, description).default(fallback).argParser((text: string) => {
+    const value = Number(text);
+    if (text.trim() === '' || Number.isNaN(value)) throw new InvalidArgumentError('Expected a number.');
+    if (integer && !Number.isInteger(value)) throw new InvalidArgumentError('Expected an integer.');
+    return value;
+  });
+}
+
+function collect(text: string, before: string[] = []): string[] {
+  return [...before, text];
+}
