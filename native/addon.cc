@@ -60,6 +60,7 @@ class Environment {
   void settle(Napi::Env env, Pending& pending, const Message& message);
   uint64_t wait(Napi::Env env, Pending pending);
   Napi::Error error(Napi::Env env, const char* code, const std::string& message);
+  const void* bytes_of(Napi::Env env, Napi::Value view, size_t& bytes);
   Engine& engine(const Napi::CallbackInfo& info);
   Storage& storage(Napi::Env env, Engine& engine, double id);
   std::unique_ptr<Call> read_call(Napi::Env env, Engine& engine, size_t index, const double* payload, size_t length);
@@ -156,7 +157,7 @@ Napi::Error Environment::error(Napi::Env env, const char* code, const std::strin
 
 Engine& Environment::engine(const Napi::CallbackInfo& info) {
   const auto found = engines_.find(info[0].As<Napi::Number>().Uint32Value());
-  if (found == engines_.end()) throw error(info.Env(), "GRPO_DISPOSED", "A device");
+  if (found == engines_.end() || found->second->stopped()) throw error(info.Env(), "GRPO_DISPOSED", "A device");
   return *found->second;
 }
 
@@ -255,25 +256,26 @@ bool inside(const Storage& storage, double offset, double bytes) {
          offset + bytes <= static_cast<double>(storage.bytes);
 }
 
+// The bytes of a typed array, also one over shared memory.
+const void* Environment::bytes_of(Napi::Env env, Napi::Value view, size_t& bytes) {
+  napi_typedarray_type type;
+  size_t length = 0;
+  void* data = nullptr;
+  if (napi_get_typedarray_info(env, view, &type, &length, &data, nullptr, nullptr) != napi_ok) {
+    throw error(env, "GRPO_INVALID_ARGUMENT", "data that is not a typed array");
+  }
+  bytes = view.As<Napi::TypedArray>().ByteLength();
+  return data;
+}
+
 // write(engine, storage, byteOffset, view)
 Napi::Value Environment::write(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Engine& on = engine(info);
   Storage& to = storage(env, on, info[1].As<Napi::Number>().DoubleValue());
   const double offset = info[2].As<Napi::Number>().DoubleValue();
-  const unsigned char* data = nullptr;
   size_t bytes = 0;
-  if (info[3].IsTypedArray()) {
-    const auto view = info[3].As<Napi::TypedArray>();
-    bytes = view.ByteLength();
-    data = static_cast<const unsigned char*>(view.ArrayBuffer().Data()) + view.ByteOffset();
-  } else if (info[3].IsDataView()) {
-    const auto view = info[3].As<Napi::DataView>();
-    bytes = view.ByteLength();
-    data = static_cast<const unsigned char*>(view.Data());
-  } else {
-    throw error(env, "GRPO_INVALID_ARGUMENT", "data that is not a view of an ArrayBuffer");
-  }
+  const void* data = bytes_of(env, info[3], bytes);
   if (!inside(to, offset, static_cast<double>(bytes))) {
     throw error(env, "GRPO_INVALID_ARGUMENT", "write: bytes outside the tensor's memory");
   }

@@ -62,6 +62,7 @@ class Engine {
   grpo_memory memory() const;
   // No job starts any more; waiting requests fail. The engine posts `ended_engine` when it has freed everything.
   void stop();
+  bool stopped() const { return stop_; }
 
  private:
   struct Job;

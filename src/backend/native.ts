@@ -61,6 +61,7 @@ function makeError(code: string, message: string): Error {
 export class NativeBackend implements Backend {
   readonly #binding: Binding;
   readonly #engine: number;
+  #closed = false;
   readonly #payload = new Float64Array(payloadLength);
 
   constructor(
@@ -121,10 +122,13 @@ export class NativeBackend implements Backend {
 
   /** As of the operations that have run so far: await `synchronize()` for what was just queued. */
   memory(): DeviceMemory {
+    if (this.#closed) return { liveBytes: 0, reservedBytes: 0, peakBytes: 0 };
     return this.#binding.memory(this.#engine);
   }
 
   close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
     this.#binding.close(this.#engine);
   }
 }
