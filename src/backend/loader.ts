@@ -66,7 +66,7 @@ export function load(paths: readonly string[]): LoadedAddon {
 export function nextActions(attempts: readonly BackendAttempt[]): string[] {
   const messages = attempts.map((attempt) => attempt.message).join('\n');
   const actions: string[] = [];
-  if (/native addon loading has been disabled|--no-addons|ERR_DLOPEN_DISABLED/i.test(messages)) {
+  if (/loading addons is disabled/i.test(messages)) {
     actions.push('Start Node without --no-addons: the native kernels are an addon.');
   }
   if (/invalid ELF header|wrong ELF class|incompatible architecture|not a valid Win32/i.test(messages)) {

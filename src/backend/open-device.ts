@@ -78,17 +78,23 @@ async function probe(kind: 'cpu' | 'cuda'): Promise<DeviceInfo> {
       const reason = kind === 'cpu' ? 'every machine has one' : `${answer.deviceCount} CUDA device(s) found`;
       return { kind, available: true, reason, name: kind, attempts: answer.attempts };
     }
-    return unavailable(kind, new BackendUnavailableError(kind, answer.attempts, actionsFor(kind, answer)));
+    const none = { path: kind, stage: 'device', message: 'the driver reports no CUDA device' } as const;
+    return { kind, available: false, name: kind, ...explain(answer.attempts.length > 0 ? answer.attempts : [none]) };
   } catch (error) {
     return unavailable(kind, error);
   }
 }
 
 function unavailable(kind: DeviceKind, error: unknown): DeviceInfo {
-  const attempts = error instanceof BackendUnavailableError ? error.attempts : [];
-  const last = attempts.at(-1);
-  const reason = last ? `${last.path}: ${last.message}` : (error as Error).message;
-  return { kind, available: false, reason, name: kind, attempts };
+  if (error instanceof BackendUnavailableError)
+    return { kind, available: false, name: kind, ...explain(error.attempts) };
+  return { kind, available: false, name: kind, reason: (error as Error).message, attempts: [] };
+}
+
+/** The attempts, and in one line what stopped the last of them. */
+function explain(attempts: BackendAttempt[]): { reason: string; attempts: BackendAttempt[] } {
+  const last = attempts.at(-1)!;
+  return { reason: last.path.includes('/') ? `${last.path}: ${last.message}` : last.message, attempts };
 }
 
 function actionsFor(kind: 'cpu' | 'cuda', answer: OpenAnswer): string[] {

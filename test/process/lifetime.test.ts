@@ -1,0 +1,63 @@
+import { describe, expect, test } from 'vitest';
+import { runProgram } from './program.js';
+
+describe('a process', () => {
+  test('ends by itself with live tensors and queued work', async () => {
+    const ended = await runProgram('live-tensors');
+    expect(ended).toMatchObject({ code: 0, stdout: 'end of program\n', stderr: '' });
+    // The queued copies take seconds; only the one in progress is waited for.
+    expect(ended.milliseconds).toBeLessThan(3000);
+  });
+
+  test('stays alive for a read in progress', async () => {
+    expect(await runProgram('pending-read')).toMatchObject({ code: 0, stdout: 'read 5\n', stderr: '' });
+  });
+
+  test('can call process.exit() mid-job', async () => {
+    expect(await runProgram('exit-mid-job')).toMatchObject({ code: 3, stdout: '', stderr: '' });
+  });
+
+  test('reports an uncaught exception mid-job', async () => {
+    const ended = await runProgram('throw-mid-job');
+    expect(ended).toMatchObject({ code: 1, stdout: '', stderr: expect.stringContaining('Error: on purpose') });
+  });
+
+  test('ends on SIGINT mid-job', async () => {
+    const ended = await runProgram('wait-for-signal', { onOutput: (child) => child.kill('SIGINT') });
+    expect(ended).toMatchObject({ code: null, signal: 'SIGINT', stdout: 'working\n', stderr: '' });
+  });
+
+  test('can close its device on SIGINT: what waits rejects', async () => {
+    const ended = await runProgram('handle-signal', { onOutput: (child) => child.kill('SIGINT') });
+    expect(ended).toMatchObject({ code: 0, stdout: 'working\nGRPO_DISPOSED\n', stderr: '' });
+  });
+});
+
+describe('workers', () => {
+  test('can be terminated mid-job, 50 times', async () => {
+    const ended = await runProgram('terminate-workers');
+    expect(ended).toMatchObject({ code: 0, stdout: '50 workers terminated\n', stderr: '' });
+  }, 60_000);
+
+  test('load the addon at the same time, each with its own devices', async () => {
+    expect(await runProgram('two-workers')).toMatchObject({ code: 0, stdout: '38400 12800 25600\n', stderr: '' });
+  });
+});
+
+describe('tensors that were forgotten', () => {
+  test('are freed by garbage collection', async () => {
+    const ended = await runProgram('forgotten-tensors', { nodeArgs: ['--expose-gc'] });
+    expect(ended).toMatchObject({ code: 0, stderr: '' });
+    const { liveTensors, liveBytes, peakBytes } = JSON.parse(ended.stdout);
+    expect({ liveTensors, liveBytes }).toEqual({ liveTensors: 0, liveBytes: 0 });
+    expect(peakBytes).toBeLessThan(1000 * 2 ** 20);
+  });
+});
+
+describe('node --no-addons', () => {
+  test('gets an error that says so', async () => {
+    const ended = await runProgram('open-cpu', { nodeArgs: ['--no-addons'] });
+    expect(ended.stdout).toContain('The native backend is not available');
+    expect(ended.stdout).toContain('Start Node without --no-addons');
+  });
+});

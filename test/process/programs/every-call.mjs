@@ -1,0 +1,40 @@
+// Uses every function of the addon many times, in the main thread and in a worker, and disposes of everything: what a
+// leak checker runs (npm run test:sanitize).
+import { once } from 'node:events';
+import { isMainThread, Worker } from 'node:worker_threads';
+import { loadAddon } from '../../../dist/backend/loader.js';
+import { availableDevices, openDevice } from '../../../dist/backend/open-device.js';
+
+loadAddon().binding.operations();
+await availableDevices();
+await openDevice('cuda:7').catch(() => {});
+await openDevice('cpu', { isa: 'baseline', threads: 1 }).then((device) => device.close());
+
+const device = await openDevice('cpu', { threads: 2 });
+for (let i = 0; i < 100; i++) {
+  const x = device.tensor([1, 2, 3, 4], [2, 2]);
+  const y = device.zeros([2, 2], 'bf16');
+  const bad = device.tensor([9], [1], 'i32');
+  const row = device.empty([1, 2]);
+  const huge = device.empty([2 ** 48]);
+  device.run('copy', { in: x, out: y });
+  device.run('gatherRows', { in: x, indices: bad, out: row });
+  await y.read();
+  await row.read().catch(() => {});
+  await huge
+    .view([1])
+    .read()
+    .catch(() => {});
+  try {
+    device.tensorFromPointer(-1n, [1]);
+  } catch {}
+  await device.synchronize();
+  device.memory();
+  for (const tensor of [x, y, bad, row, huge]) tensor.dispose();
+}
+const left = device.zeros([1 << 20]);
+const waiting = [left.read(), device.synchronize()];
+device.close();
+await Promise.allSettled(waiting);
+
+if (isMainThread) await once(new Worker(new URL(import.meta.url)), 'exit');

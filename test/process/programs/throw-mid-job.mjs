@@ -1,0 +1,6 @@
+// An uncaught exception while the engine works and a read waits.
+import { busyDevice } from './busy-device.mjs';
+
+const { y } = await busyDevice();
+y.read().then(() => console.log('should not be read'));
+throw new Error('on purpose');

@@ -1,0 +1,156 @@
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { availableParallelism, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, describe, expect, test, vi } from 'vitest';
+import { availableDevices, openDevice } from '../../../src/backend/open-device.js';
+import { BackendUnavailableError, InvalidArgumentError } from '../../../src/errors.js';
+import { testDevices } from '../../devices.js';
+
+afterEach(() => vi.unstubAllEnvs());
+
+describe("openDevice('cpu')", () => {
+  test('says what it is and why', async () => {
+    using device = await openDevice('cpu', { threads: 3, isa: 'baseline', matmul: 'builtin' });
+    expect(device.kind).toBe('cpu');
+    expect(device.why).toBe('the CPU was asked for');
+    expect(device.backend.details).toEqual({ isa: 'baseline', threads: '3', matmul: 'builtin' });
+    expect(device.name).toBe('cpu (baseline, 3 threads)');
+  });
+
+  test('uses the threads of the machine, or GRPO_THREADS', async () => {
+    vi.stubEnv('GRPO_THREADS', '');
+    using all = await openDevice('cpu');
+    expect(all.backend.details.threads).toBe(String(availableParallelism()));
+    vi.stubEnv('GRPO_THREADS', '1');
+    using one = await openDevice('cpu');
+    expect(one.backend.details.threads).toBe('1');
+    vi.stubEnv('GRPO_THREADS', 'many');
+    await expect(openDevice('cpu')).rejects.toThrow(/GRPO_THREADS.*"many"/);
+  });
+
+  test.each([
+    [{ threads: 0 }, /threads.*0/],
+    [{ threads: 1.5 }, /threads.*1.5/],
+    [{ isa: 'mmx' }, /isa.*"mmx"/],
+    [{ matmul: 'fast' }, /matmul.*"fast"/],
+    [{ cores: 2 }, /openDevice options.*"cores"/],
+  ])('refuses %o', async (options, message) => {
+    await expect(openDevice('cpu', options as never)).rejects.toThrow(InvalidArgumentError);
+    await expect(openDevice('cpu', options as never)).rejects.toThrow(message);
+  });
+});
+
+describe('openDevice', () => {
+  test("'auto' without a CUDA device takes the CPU and says why", async () => {
+    vi.stubEnv('GRPO_CUDA_LIBRARY', '/nowhere/libgrpo_cuda.so');
+    using device = await openDevice();
+    expect(device.kind).toBe('cpu');
+    expect(device.why).toMatch(/^auto chose the CPU: \/nowhere\/libgrpo_cuda\.so: .*No such file/);
+  });
+
+  test("'auto' with options for the CPU takes the CPU and says why", async () => {
+    using device = await openDevice('auto', { matmul: 'builtin' });
+    expect(device.why).toMatch(/options for the CPU/);
+  });
+
+  test.each(['gpu', 'cpu:1', 'cuda:', 'cuda:-1', '', null])('refuses the name %s', async (name) => {
+    await expect(openDevice(name as string)).rejects.toThrow(InvalidArgumentError);
+  });
+
+  test("refuses options for the CPU with 'cuda'", async () => {
+    await expect(openDevice('cuda', { threads: 2 })).rejects.toThrow(/options.*"threads"/);
+  });
+
+  test("'webgpu' is not in this version", async () => {
+    await expect(openDevice('webgpu')).rejects.toThrow(/no WebGPU backend/);
+  });
+});
+
+describe('the CUDA library', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'grpo-cuda-'));
+  afterAll(() => rmSync(folder, { recursive: true }));
+
+  async function openWith(library: string): Promise<BackendUnavailableError> {
+    vi.stubEnv('GRPO_CUDA_LIBRARY', library);
+    const error = await openDevice('cuda').catch((e) => e);
+    expect(error).toBeInstanceOf(BackendUnavailableError);
+    return error;
+  }
+
+  /** A library that exports what `code` says, made with the C compiler that the addon needs anyway. */
+  function compile(name: string, code: string): string {
+    const path = join(folder, name);
+    writeFileSync(`${path}.c`, code);
+    const header = new URL('../../../kernels/include', import.meta.url).pathname;
+    const { status, stderr } = spawnSync('cc', ['-shared', '-fPIC', `-I${header}`, '-o', path, `${path}.c`]);
+    expect(status, String(stderr)).toBe(0);
+    return path;
+  }
+
+  test('that is missing', async () => {
+    const path = join(folder, 'missing.so');
+    const error = await openWith(path);
+    expect(error.attempts).toEqual([{ path, stage: 'load', message: expect.stringContaining('No such file') }]);
+    expect(error.message).toContain('GRPO_CUDA_LIBRARY');
+  });
+
+  test('that is some other library', async () => {
+    const error = await openWith(compile('other.so', 'int other(void) { return 1; }'));
+    expect(error.attempts[0]).toMatchObject({ stage: 'abi', message: 'it does not export grpo_cuda_backend' });
+  });
+
+  test.each([
+    ['older.so', '{GRPO_ABI_VERSION + 1, sizeof(grpo_backend)}', /expected ABI version 1 but it has 2/],
+    ['smaller.so', '{GRPO_ABI_VERSION, 16}', /expected a table of \d+ bytes but it has 16/],
+  ])('that was made for another addon (%s)', async (name, table, message) => {
+    const code = `#include "grpo.h"
+      static const grpo_backend table = ${table};
+      const grpo_backend* grpo_cuda_backend(void) { return &table; }`;
+    const error = await openWith(compile(name, code));
+    expect(error.attempts[0]).toMatchObject({ stage: 'abi', message: expect.stringMatching(message) });
+  });
+
+  test('that finds no device', async () => {
+    const path = compile(
+      'empty.so',
+      `#include "grpo.h"
+      #include <stdio.h>
+      static int count(void) { return 0; }
+      static grpo_status create(int ordinal, const char* options, grpo_context** context, char* message, size_t size) {
+        snprintf(message, size, "there is no device %d", ordinal);
+        return GRPO_UNSUPPORTED;
+      }
+      static const grpo_backend table = {GRPO_ABI_VERSION, sizeof(grpo_backend), "cuda", count, create};
+      const grpo_backend* grpo_cuda_backend(void) { return &table; }`,
+    );
+    const error = await openWith(path);
+    expect(error.attempts).toEqual([{ path: 'cuda:0', stage: 'device', message: 'there is no device 0' }]);
+    using device = await openDevice('auto');
+    expect(device.kind).toBe('cpu');
+    expect(device.why).toBe('auto chose the CPU: the driver reports no CUDA device');
+  });
+});
+
+describe('availableDevices', () => {
+  test('lists every kind with a reason, and never throws', async () => {
+    vi.stubEnv('GRPO_CUDA_LIBRARY', '/nowhere/libgrpo_cuda.so');
+    const [cpu, cuda, webgpu] = await availableDevices();
+    expect(cpu).toMatchObject({ kind: 'cpu', available: true, attempts: [] });
+    expect(cuda).toMatchObject({ kind: 'cuda', available: false, reason: expect.stringContaining('/nowhere/') });
+    expect(cuda!.attempts).toHaveLength(1);
+    expect(webgpu).toMatchObject({ kind: 'webgpu', available: false, reason: expect.stringContaining('WebGPU') });
+  });
+});
+
+describe('the devices that suites run on', () => {
+  test('are the CPU with each instruction set and matrix product of this machine', async () => {
+    const devices = await testDevices();
+    expect(devices.map((d) => d.name)).toContain('cpu baseline builtin');
+    for (const { name, open } of devices) {
+      using device = await open();
+      const { isa, matmul } = device.backend.details;
+      expect(`cpu ${isa} ${matmul!.split(' ')[0]}`).toBe(name);
+    }
+  });
+});
