@@ -1,15 +1,24 @@
-/** A generator of 32-bit numbers that is a function of its seeds only (splitmix32 over a mixed start). */
-export function randomSource(...seeds: number[]): () => number {
-  let state = seeds.reduce((mixed, seed) => mix((mixed ^ seed) + 0x9e3779b9), 0x243f6a88);
+import { philox, seedWords } from '../random.js';
+
+/** What numbers are drawn for, so that no two uses share a stream. */
+const purposes = { order: 1, seeds: 2 } as const;
+
+/** Uniform 32-bit numbers that are a function of seed and stream only. */
+export function randomSource(seed: number, stream: number): () => number {
+  const words = new Uint32Array(4);
+  const key = seedWords(seed);
+  let drawn = 0;
   return () => {
-    state = (state + 0x9e3779b9) | 0;
-    return mix(state);
+    if (drawn % 4 === 0) philox([drawn / 4, stream, purposes.order, 0], key, words);
+    return words[drawn++ % 4]!;
   };
 }
 
-/** A seed of its own for each combination of numbers: 32 bits, so that it stays exact in JSON and in an i32 tensor. */
-export function deriveSeed(...seeds: number[]): number {
-  return randomSource(...seeds)();
+/** The `index`-th of a row of seeds: 32 bits, so that it stays exact in JSON and as two words of a key. */
+export function deriveSeed(seed: number, index: number): number {
+  const words = new Uint32Array(4);
+  philox([index, 0, purposes.seeds, 0], seedWords(seed), words);
+  return words[0]!;
 }
 
 /** A uniformly random order of 0 .. length - 1 (Fisher-Yates). */
@@ -29,11 +38,4 @@ function below(bound: number, next: () => number): number {
     const value = next();
     if (value < limit) return value % bound;
   }
-}
-
-function mix(value: number): number {
-  let z = value;
-  z = Math.imul(z ^ (z >>> 16), 0x85ebca6b);
-  z = Math.imul(z ^ (z >>> 13), 0xc2b2ae35);
-  return (z ^ (z >>> 16)) >>> 0;
 }

@@ -39,8 +39,15 @@ const runOptions = {
   seed: z.int().min(0).max(0xffffffff).default(42).describe('Seed of the data order and of sampling'),
   shuffleDataset: z.boolean().default(true).describe('Shuffle the data set anew for each epoch'),
   loggingSteps: positiveInt.default(1).describe('Updates between two entries in the logs, which average over them'),
-  evalSteps: positiveInt.nullable().default(null).describe('Updates between two evaluations; needs an evaluation set'),
-  saveSteps: positiveInt.nullable().default(null).describe('Updates between two checkpoints; needs outputDir'),
+  evalSteps: positiveInt
+    .nullable()
+    .default(null)
+    .describe('Updates between two evaluations, and one at the end; needs held-out rows'),
+  evalOnStart: z.boolean().default(false).describe('Evaluate before the first update too'),
+  saveSteps: positiveInt
+    .nullable()
+    .default(null)
+    .describe('Updates between two checkpoints, and one at the end; needs outputDir'),
   saveTotalLimit: positiveInt.nullable().default(null).describe('Checkpoints that are kept; older ones are deleted'),
   outputDir: z.string().min(1).nullable().default(null).describe('Folder of the run: checkpoints and logs'),
 };

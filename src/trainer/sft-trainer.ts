@@ -1,0 +1,142 @@
+import { checkDemonstrations, encodeDemonstration } from '../data/encode.js';
+import type { PromptRecord } from '../data/prompts.js';
+import type { DemonstrationRecord } from '../data/records.js';
+import type { TokenSequence } from '../models/token-scores.js';
+import { Scope, type Tensor } from '../tensor.js';
+import type { SFTConfig, SFTOptions } from './config.js';
+import { parseSFTConfig } from './parse-config.js';
+import { type EvaluationResult, Trainer, type TrainerOptions, type Update } from './trainer.js';
+
+export interface SFTTrainerOptions extends TrainerOptions, SFTOptions {
+  /** Rows with `completion`, or with `messages` that end with one of the assistant. */
+  dataset: readonly PromptRecord[];
+  /** Held-out rows of the same kind. */
+  evalDataset?: readonly PromptRecord[];
+}
+
+/** Behaviour cloning: raises the log-prob of demonstrated completions. Prompts carry no loss. */
+export class SFTTrainer extends Trainer<SFTConfig> {
+  readonly #rows: readonly DemonstrationRecord[];
+  readonly #evalRows: readonly DemonstrationRecord[];
+
+  private constructor(
+    config: SFTConfig,
+    options: TrainerOptions,
+    rows: readonly DemonstrationRecord[],
+    evalRows: readonly DemonstrationRecord[],
+  ) {
+    super(config, options, {
+      kind: 'sft',
+      datasetLength: rows.length,
+      rowsPerUpdate: config.perDeviceTrainBatchSize * config.gradientAccumulationSteps,
+      hasEvaluation: evalRows.length > 0,
+    });
+    this.#rows = rows;
+    this.#evalRows = evalRows;
+  }
+
+  /** Throws a `ConfigError` that lists every option that cannot be used. */
+  static async create(options: SFTTrainerOptions): Promise<SFTTrainer> {
+    const { policy, dataset, evalDataset, tracker, signal, ...rest } = options;
+    const config = parseSFTConfig(rest, 'SFTTrainer');
+    const rows = checkDemonstrations('dataset', dataset);
+    const evalRows = evalDataset ? checkDemonstrations('evalDataset', evalDataset) : [];
+    return new SFTTrainer(config, { policy, tracker, signal }, rows, evalRows);
+  }
+
+  protected override async update(learningRate: number): Promise<Update> {
+    const { perDeviceTrainBatchSize: size, gradientAccumulationSteps } = this.config;
+    const sequences = this.sampler!.take(size * gradientAccumulationSteps).map((row) => this.#encode(this.#rows[row]!));
+    const completions = countTokens(sequences);
+    const scope = new Scope();
+    try {
+      const batches = microBatches(sequences, size);
+      const sums = batches.map((batch) => this.#score(batch, scope, completions));
+      const norm = scope.track(this.optimizer.update(learningRate));
+      const [normValue, ...values] = await Promise.all([
+        norm.read(),
+        ...sums.flatMap((s) => [s.logProbs.read(), s.entropy.read()]),
+      ]);
+      const gradNorm = normValue[0]!;
+      const skipped: Record<string, number> = this.optimizer.applied(gradNorm) ? {} : { skipped_updates: 1 };
+      const total = (offset: 0 | 1) =>
+        values.filter((_, i) => i % 2 === offset).reduce((sum, part) => sum + sumOf(part), 0);
+      const prompts = sequences.reduce((sum, { promptIds }) => sum + promptIds.length, 0);
+      return {
+        loss: -total(0) / completions,
+        gradNorm,
+        metrics: { entropy: total(1) / completions, ...skipped },
+        tokens: { all: prompts + completions, completions },
+      };
+    } finally {
+      scope.dispose();
+    }
+  }
+
+  protected override async evaluation(): Promise<EvaluationResult> {
+    let logProb = 0;
+    let tokens = 0;
+    for (const rows of microBatches(this.#evalRows, this.config.perDeviceEvalBatchSize)) {
+      const sequences = rows.map((row) => this.#encode(row));
+      const { logitsWorkspaceBytes: workspaceBytes } = this.config;
+      for (const logProbs of await this.policy.logProbs(sequences, { workspaceBytes })) logProb += sumOf(logProbs);
+      tokens += countTokens(sequences);
+    }
+    return { metrics: { 'eval/loss': -logProb / tokens } };
+  }
+
+  protected override extraState(): Record<string, unknown> {
+    return {};
+  }
+
+  protected override async restoreExtra(): Promise<void> {}
+
+  /** Adds the gradients of -sum(log-prob) / denominator. The tensors given live as long as `scope`. */
+  #score(
+    sequences: readonly TokenSequence[],
+    scope: Scope,
+    denominator: number,
+  ): { logProbs: Tensor; entropy: Tensor } {
+    const { gradientCheckpointing, logitsWorkspaceBytes: workspaceBytes } = this.config;
+    const scores = this.policy.score(sequences, {
+      gradients: true,
+      gradientCheckpointing,
+      entropy: true,
+      workspaceBytes,
+    });
+    const { device } = this.policy;
+    const gradient = device.empty(scores.logProbs.shape);
+    try {
+      const keep = (tensor: Tensor) => {
+        const copy = scope.track(device.empty(tensor.shape));
+        device.run('copy', { in: tensor, out: copy });
+        return copy;
+      };
+      const kept = { logProbs: keep(scores.logProbs), entropy: keep(scores.entropy!) };
+      device.run('fill', { out: gradient, value: -1 / denominator });
+      scores.backward(gradient);
+      return kept;
+    } finally {
+      gradient.dispose();
+      scores.dispose();
+    }
+  }
+
+  #encode(row: DemonstrationRecord): { promptIds: Int32Array; completionIds: Int32Array } {
+    return encodeDemonstration(row, this.policy.tokenizer, this.config.maxLength);
+  }
+}
+
+function microBatches<T>(rows: readonly T[], size: number): T[][] {
+  return Array.from({ length: Math.ceil(rows.length / size) }, (_, i) => rows.slice(i * size, (i + 1) * size));
+}
+
+function countTokens(sequences: readonly TokenSequence[]): number {
+  return sequences.reduce((sum, { completionIds }) => sum + completionIds.length, 0);
+}
+
+function sumOf(values: ArrayLike<number>): number {
+  let sum = 0;
+  for (let i = 0; i < values.length; i++) sum += values[i]!;
+  return sum;
+}
