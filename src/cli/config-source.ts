@@ -27,14 +27,25 @@ export class ConfigSource {
     try {
       return parse();
     } catch (error) {
-      if (error instanceof ConfigError) throw this.error(error.problems);
-      throw error;
+      throw this.#placed(error);
+    }
+  }
+
+  async checkAsync<T>(parse: () => Promise<T>): Promise<T> {
+    try {
+      return await parse();
+    } catch (error) {
+      throw this.#placed(error);
     }
   }
 
   /** `problems` begin with the path of the option: `rewards[1].weight: must be a number`. */
   error(problems: readonly string[]): GrpoError {
     return new GrpoError('GRPO_CONFIG', problems.map((problem) => this.#locate(problem)).join('\n'));
+  }
+
+  #placed(error: unknown): unknown {
+    return error instanceof ConfigError ? this.error(error.problems) : error;
   }
 
   #locate(problem: string): string {

@@ -9,8 +9,6 @@ export interface ProgressStream {
 
 export interface ConsoleOptions {
   stream?: ProgressStream;
-  /** The last step of the run, for the bar and the time left. */
-  totalSteps: number;
   /** What stands before the step number. Default `step`. */
   label?: string;
   /** Milliseconds on a clock, for tests. */
@@ -26,7 +24,7 @@ const plainLineMs = 2000;
  */
 export class ConsoleTracker implements Tracker {
   readonly #stream: ProgressStream;
-  readonly #totalSteps: number;
+  #totalSteps = 0;
   readonly #label: string;
   readonly #now: () => number;
   #lastDrawn = Number.NEGATIVE_INFINITY;
@@ -34,11 +32,14 @@ export class ConsoleTracker implements Tracker {
   #line = '';
   #drawn = '';
 
-  constructor(options: ConsoleOptions) {
+  constructor(options: ConsoleOptions = {}) {
     this.#stream = options.stream ?? process.stderr;
-    this.#totalSteps = options.totalSteps;
     this.#label = options.label ?? 'step';
     this.#now = options.now ?? Date.now;
+  }
+
+  start(config: Record<string, unknown>): void {
+    this.#totalSteps = Number(config.totalSteps);
   }
 
   metrics(step: number, values: Readonly<Record<string, number>>): void {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { ConsoleTracker, formatDuration } from '../../../src/tracking/console.js';
+import { type ConsoleOptions, ConsoleTracker, formatDuration } from '../../../src/tracking/console.js';
 
 class Stream {
   text = '';
@@ -12,13 +12,19 @@ class Stream {
   }
 }
 
+function started(totalSteps: number, options: ConsoleOptions): ConsoleTracker {
+  const tracker = new ConsoleTracker(options);
+  tracker.start({ totalSteps });
+  return tracker;
+}
+
 const metrics = { loss: 0.1, reward: 0.75, kl: 0.0123, tokens_per_second: 1234.4 };
 
 describe('ConsoleTracker', () => {
   it('shows step, reward, KL, speed and time left', () => {
     const stream = new Stream(false);
     let clock = 0;
-    const tracker = new ConsoleTracker({ stream, totalSteps: 100, now: () => clock });
+    const tracker = started(100, { stream, now: () => clock });
     tracker.metrics(1, metrics);
     clock = 3000;
     tracker.metrics(4, metrics);
@@ -30,7 +36,7 @@ describe('ConsoleTracker', () => {
   it('redraws a terminal at most ten times a second, never wider than it', () => {
     const stream = new Stream(true, 30);
     let clock = 0;
-    const tracker = new ConsoleTracker({ stream, totalSteps: 1000, now: () => clock });
+    const tracker = started(1000, { stream, now: () => clock });
     for (let step = 1; step <= 100; step++) {
       tracker.metrics(step, metrics);
       clock += 10;
@@ -44,7 +50,7 @@ describe('ConsoleTracker', () => {
   it('writes plain lines without control characters when it is not a terminal', async () => {
     const stream = new Stream(false);
     let clock = 0;
-    const tracker = new ConsoleTracker({ stream, totalSteps: 50, now: () => clock });
+    const tracker = started(50, { stream, now: () => clock });
     for (let step = 1; step <= 50; step++) {
       tracker.metrics(step, metrics);
       clock += 100;
@@ -57,7 +63,7 @@ describe('ConsoleTracker', () => {
 
   it('gives evaluations a line of their own', () => {
     const stream = new Stream(false);
-    const tracker = new ConsoleTracker({ stream, totalSteps: 10, now: () => 0 });
+    const tracker = started(10, { stream, now: () => 0 });
     tracker.metrics(5, { 'eval/reward': 0.5, 'eval/rewards/format/mean': 1 });
     expect(stream.text).toBe('step 5  evaluation  reward 0.500  rewards/format/mean 1.000\n');
   });

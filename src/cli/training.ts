@@ -1,0 +1,130 @@
+import type { z } from 'zod';
+import { openDevice } from '../backend/open-device.js';
+import { GrpoError } from '../errors.js';
+import { CausalLM } from '../models/causal-lm.js';
+import type { Device } from '../tensor.js';
+import { ConsoleTracker } from '../tracking/console.js';
+import type { Tracker } from '../tracking/tracker.js';
+import { latestCheckpoint } from '../trainer/checkpoint.js';
+import type { GRPOConfig, SFTConfig } from '../trainer/config.js';
+import { parseConfig } from '../trainer/parse-config.js';
+import type { StepReport, Trainer } from '../trainer/trainer.js';
+import { ConfigSource, readConfigFile } from './config-source.js';
+import { flagValues } from './flags.js';
+import { Interrupt, interruptedExitCode } from './interrupt.js';
+import { readInput } from './model.js';
+import { pathOptions, withLists } from './run-config.js';
+import { configFile, defaultOutputDir, RunFolder } from './run-folder.js';
+
+/** What the command line said: a configuration that was checked option by option, and how to go on. */
+export interface RunRequest<Run> {
+  command: 'train' | 'sft';
+  source: ConfigSource;
+  run: Run & { outputDir: string };
+  /** A checkpoint, `true` for the latest one, `false` for a new run. */
+  resume: string | boolean;
+}
+
+type AnyRun = { device: string; dtype: 'f32' | 'bf16'; threads: number | null; model: string };
+
+export async function readRequest<Schema extends z.ZodObject>(
+  command: 'train' | 'sft',
+  schema: Schema,
+  configPath: string | undefined,
+  flags: Readonly<Record<string, unknown>>,
+): Promise<RunRequest<z.output<Schema>>> {
+  const { resume = false, ...given } = flags;
+  const file = configPath === undefined ? null : await readConfigFile(configPath);
+  const source = new ConfigSource(file, flagValues(given), pathOptions);
+  const run = source.check(() => parseConfig(schema, withLists(source.values))) as z.output<Schema>;
+  const outputDir = (run.outputDir as string | null) ?? defaultOutputDir(configPath, command);
+  return { command, source, run: { ...run, outputDir }, resume: resume as string | boolean };
+}
+
+/** The part of a run's options that another schema has. */
+export function pickOptions(schema: z.ZodObject, run: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  return Object.fromEntries(Object.keys(schema.shape).map((name) => [name, run[name]]));
+}
+
+/** The rows of all files, in order. */
+export async function readRows<Row>(
+  paths: readonly string[],
+  parse: (text: string, file: string) => Row[],
+): Promise<Row[]> {
+  const files = await Promise.all(paths.map(async (path) => parse(await readInput(path), path)));
+  return files.flat();
+}
+
+/**
+ * Carries a run through: opens device and folder, makes the trainer, trains, saves. A first Ctrl-C ends it after the
+ * step in progress, with a checkpoint. Returns the exit code.
+ */
+export async function carryOut<Config extends GRPOConfig | SFTConfig>(
+  { command, run, resume }: RunRequest<AnyRun>,
+  createTrainer: (parts: { policy: CausalLM; tracker: Tracker[]; signal: AbortSignal }) => Promise<Trainer<Config>>,
+): Promise<number> {
+  const folder = await RunFolder.open(run.outputDir, { resume: resume !== false });
+  const checkpoint = await checkpointToResume(run.outputDir, resume);
+  await folder.writeConfig(run);
+  const progress = new ConsoleTracker();
+  progress.print(`Run folder: ${folder.show()}`);
+  const onError = (error: unknown) => progress.print(`Recording failed: ${(error as Error).message}`);
+  const interrupt = new Interrupt(() => progress.print('Finishing this step, then saving. Ctrl-C again ends at once.'));
+  let device: Device | undefined;
+  let trainer: Trainer<Config> | undefined;
+  try {
+    device = await openDevice(run.device, { threads: run.threads ?? undefined });
+    progress.print(`Device: ${device.name} (${device.why})`);
+    const policy = await CausalLM.load(run.model, { device, dtype: run.dtype });
+    const tracker = [progress, ...folder.trackers(onError)];
+    trainer = await createTrainer({ policy, tracker, signal: interrupt.signal });
+    if (checkpoint) {
+      await trainer.resume(checkpoint);
+      await folder.forgetAfter(trainer.globalStep);
+      progress.print(`Resumed from ${checkpoint}`);
+    }
+    const failures = new FailureNotices((text) => progress.print(text));
+    for await (const report of trainer) failures.show(report);
+    if (interrupt.signal.aborted && trainer.globalStep < trainer.totalSteps!) {
+      const saved = await trainer.save();
+      progress.print(`Stopped after step ${trainer.globalStep} of ${trainer.totalSteps}. Checkpoint: ${saved}`);
+      progress.print(`Resume with: grpo ${command} ${folder.show(configFile)} --resume`);
+      return interruptedExitCode;
+    }
+    await policy.save(`${folder.path}/model`);
+    progress.print(`Model:  ${folder.show('model')}`);
+    progress.print(`Report: ${folder.report}`);
+    return 0;
+  } finally {
+    interrupt.dispose();
+    await trainer?.close();
+    device?.close();
+  }
+}
+
+async function checkpointToResume(outputDir: string, resume: string | boolean): Promise<string | null> {
+  if (resume === false) return null;
+  if (typeof resume === 'string') return resume;
+  const latest = await latestCheckpoint(outputDir);
+  if (!latest) throw new GrpoError('GRPO_CONFIG', `--resume: ${outputDir} has no checkpoint`);
+  return latest;
+}
+
+/** Tells the first failure of each reward and kind; the metrics count the rest. */
+class FailureNotices {
+  readonly #print: (text: string) => void;
+  readonly #told = new Set<string>();
+
+  constructor(print: (text: string) => void) {
+    this.#print = print;
+  }
+
+  show({ step, rewardFailures }: StepReport): void {
+    for (const { reward, reason, message } of rewardFailures) {
+      const key = `${reward} ${reason}`;
+      if (this.#told.has(key)) continue;
+      this.#told.add(key);
+      this.#print(`step ${step}: the reward ${reward} could not score a batch (${reason}): ${message}`);
+    }
+  }
+}
