@@ -7,6 +7,9 @@
 // length, so neither other rows nor the number of threads change a bit.
 //
 // Included once by each file of kernels/cpu/isa/, after simd.h.
+#pragma once
+
+#include "../common/softmax_statistics.h"
 
 constexpr int64_t kRowChunk = 4096;
 
@@ -16,16 +19,7 @@ struct RowTransform {
   float softcap;  // 0: none
 };
 
-// With d = (x - max) * inverse_temperature, x the logit after the soft cap: the sums over the row, or over a part of
-// it, of exp(d) and of exp(d) * d. A part that is all -inf has max = -inf and sum = 0. NaN and +inf make the sum NaN.
-struct RowStatistics {
-  float max;
-  double sum;
-  double weighted;
-};
-
-// ---- functions
-// ----------------------------------------------------------------------------------------------------------
+// ---- functions ----
 
 // exp for x <= 0 or a rounding error above: at most 1.5 ulp off, 0 below -86.6, NaN stays NaN. The polynomial of vexp,
 // without what only large arguments need.
@@ -79,13 +73,28 @@ static inline float capped_logit(T logit, const RowTransform& transform) {
   return vsoftcap(vset(to_float(logit)), transform.softcap, &derivative)[0];
 }
 
-// ---- statistics
-// ---------------------------------------------------------------------------------------------------------
+static inline float softcap_derivative(float logit, float softcap) {
+  vfloat derivative = vset(1.0f);
+  if (softcap != 0.0f) vsoftcap(vset(logit), softcap, &derivative);
+  return derivative[0];
+}
+
+// ---- statistics ----
 
 // The first n <= kWidth logits as a vector, -inf beyond.
 template <class T>
 SIMD vfloat load_logits(const T* x, int64_t n) {
   return n >= kWidth ? vload(x) : vload_part(x, static_cast<int>(n), -__builtin_inff());
+}
+
+// The soft cap of n <= kRowChunk logits, and what it multiplies their gradient by. Writes whole vectors.
+template <class T>
+static inline void cap_chunk(const T* x, int64_t n, float softcap, float* capped, float* derivative) {
+  for (int64_t i = 0; i < n; i += kWidth) {
+    vfloat slope;
+    vstore(capped + i, vsoftcap(load_logits(x + i, n - i), softcap, &slope));
+    vstore(derivative + i, slope);
+  }
 }
 
 // Four vectors a step, each with its own accumulator, hide the latency of exp.
@@ -132,59 +141,18 @@ static inline RowStatistics chunk_statistics(const T* x, int64_t n, float invers
 template <bool kEntropy, class T>
 static inline RowStatistics chunk_statistics(const T* x, int64_t n, const RowTransform& transform) {
   if (transform.softcap == 0.0f) return chunk_statistics<kEntropy>(x, n, transform.inverse_temperature);
-  alignas(64) float capped[kRowChunk];
-  vfloat derivative;
-  for (int64_t i = 0; i < n; i += kWidth) {
-    const vfloat y = vsoftcap(load_logits(x + i, n - i), transform.softcap, &derivative);
-    if (n - i >= kWidth)
-      vstore(capped + i, y);
-    else
-      vstore_part(capped + i, static_cast<int>(n - i), y);
-  }
+  alignas(64) float capped[kRowChunk], derivative[kRowChunk];
+  cap_chunk(x, n, transform.softcap, capped, derivative);
   return chunk_statistics<kEntropy>(capped, n, transform.inverse_temperature);
 }
 
-// Two parts of a row as one. Not associative to the bit: callers keep to one order.
-static inline RowStatistics join_statistics(const RowStatistics& a, const RowStatistics& b, float inverse_temperature) {
-  if (b.sum == 0.0) return a;
-  if (a.sum == 0.0) return b;
-  const float max = a.max > b.max ? a.max : b.max;
-  const auto shift = [&](const RowStatistics& part) {
-    return part.max == max ? 0.0 : (static_cast<double>(part.max) - max) * inverse_temperature;
-  };
-  const double shift_a = shift(a), shift_b = shift(b);
-  const double factor_a = shift_a == 0.0 ? 1.0 : std::exp(shift_a), factor_b = shift_b == 0.0 ? 1.0 : std::exp(shift_b);
-  return {max, a.sum * factor_a + b.sum * factor_b,
-          (a.weighted + a.sum * shift_a) * factor_a + (b.weighted + b.sum * shift_b) * factor_b};
-}
-
-constexpr RowStatistics kEmptyRow = {-__builtin_inff(), 0.0, 0.0};
-
 template <bool kEntropy, class T>
 static inline RowStatistics row_statistics(const T* row, int64_t n, const RowTransform& transform) {
-  RowStatistics all = kEmptyRow;
+  RowStatistics all = empty_row();
   for (int64_t begin = 0; begin < n; begin += kRowChunk) {
     const int64_t length = n - begin < kRowChunk ? n - begin : kRowChunk;
     all =
         join_statistics(all, chunk_statistics<kEntropy>(row + begin, length, transform), transform.inverse_temperature);
   }
   return all;
-}
-
-// ---- what they say
-// ------------------------------------------------------------------------------------------------------
-
-// log p of the token with this logit (after the soft cap). Never above 0 by more than rounding: both terms are <= 0.
-static inline float row_log_prob(const RowStatistics& row, float capped, float inverse_temperature) {
-  return static_cast<float>((capped - row.max) * inverse_temperature - std::log(row.sum));
-}
-
-static inline double row_log_sum_exp(const RowStatistics& row, float inverse_temperature) {
-  return static_cast<double>(row.max) * inverse_temperature + std::log(row.sum);
-}
-
-// Entropy in nats, computed without the size of the logits. Needs statistics with kEntropy.
-static inline float row_entropy(const RowStatistics& row) {
-  const double entropy = std::log(row.sum) - row.weighted / row.sum;
-  return static_cast<float>(entropy < 0.0 ? 0.0 : entropy);
 }

@@ -1,0 +1,164 @@
+// policy_loss. Compiled once an instruction set (isa/kernels.inc).
+//
+// Sequences are independent: a thread takes whole ones. A sequence's active tokens are looked at in blocks; where
+// tokens are masked the block is gathered first, so that a masked token is never computed on and a sequence's sums do
+// not depend on where masked tokens stand. Sums of a block are kept in float lanes, joined in double in the order of
+// blocks and then of sequences.
+
+#include "entropy_quantile.h"
+#include "policy_loss_block.h"
+
+int64_t count_active(const int32_t* mask, int64_t begin, int64_t end) {
+  if (!mask) return end - begin;
+  int64_t count = 0;
+  for (int64_t t = begin; t < end; ++t) count += mask[t] != 0;
+  return count;
+}
+
+bool is_minimum(int statistic) { return statistic == kRatioMin || statistic == kLowClippedMin; }
+
+SequenceResult empty_result() {
+  SequenceResult result = {};
+  for (int k = kSumCount; k < kStatisticCount; ++k)
+    result.extremes[k - kSumCount] = is_minimum(k) ? __builtin_inff() : -__builtin_inff();
+  return result;
+}
+
+void add_result(SequenceResult& total, const SequenceResult& part) {
+  total.loss += part.loss;
+  total.acted_entropy += part.acted_entropy;
+  for (int k = 0; k < kSumCount; ++k) total.sums[k] += part.sums[k];
+  for (int k = 0; k < kStatisticCount - kSumCount; ++k) {
+    float& x = total.extremes[k];
+    x = is_minimum(kSumCount + k) ? std::min(x, part.extremes[k]) : std::max(x, part.extremes[k]);
+  }
+}
+
+PolicyOptions policy_options(const grpo_policy_loss_args& args) {
+  const auto number = [](double x) { return static_cast<float>(x); };
+  PolicyOptions o = {};
+  o.loss_type = static_cast<int>(args.loss_type);
+  o.sequence_level = args.sequence_level != 0.0;
+  const bool bounded = o.loss_type <= GRPO_LOSS_LUSPO;
+  o.low = bounded ? number(1.0 - args.epsilon) : -1.0f;
+  o.high = bounded                          ? number(1.0 + args.epsilon_high)
+           : o.loss_type == GRPO_LOSS_CISPO ? number(args.epsilon_high)
+                                            : __builtin_inff();
+  o.delta = number(args.delta);
+  o.beta = number(args.beta);
+  o.kl_estimator = static_cast<int>(args.kl_estimator);
+  o.bias_corrected_kl = args.bias_corrected_kl != 0.0;
+  o.off_policy_mask = std::isfinite(args.off_policy_mask_threshold);
+  o.off_policy_threshold = args.off_policy_mask_threshold;
+  o.high_entropy_mask = args.top_entropy_quantile < 1.0;
+  o.sapo_positive = number(args.sapo_temperature_positive);
+  o.sapo_negative = number(args.sapo_temperature_negative);
+  o.vespo_k_positive = args.vespo_k_positive;
+  o.vespo_lambda_positive = args.vespo_lambda_positive;
+  o.vespo_k_negative = args.vespo_k_negative;
+  o.vespo_lambda_negative = args.vespo_lambda_negative;
+  o.correction = static_cast<int>(args.rollout_correction);
+  o.correction_min = number(args.rollout_min);
+  o.correction_cap = number(args.rollout_cap);
+  o.correction_geometric = args.rollout_geometric != 0.0;
+  return o;
+}
+
+grpo_status check_policy_loss(grpo_context& context, const grpo_policy_loss_args& args) {
+  const int64_t tokens = args.log_probs.shape[0], sequences = args.sequence_offsets.shape[0] - 1;
+  const auto refuse = [&](const char* text) { return context.fail(GRPO_INVALID_ARGUMENT, "policyLoss: %s", text); };
+  if (auto status = check_offsets(context, "policyLoss: sequenceOffsets", args.sequence_offsets, tokens)) return status;
+  if (args.advantages.shape[0] != sequences && args.advantages.shape[0] != tokens)
+    return refuse("expected an advantage a sequence or a token");
+  if (args.statistics.shape[0] != kStatisticCount) return refuse("statistics has the wrong length");
+  const auto is_choice = [](double x, int most) { return x >= 0.0 && x <= most; };
+  if (!is_choice(args.loss_type, GRPO_LOSS_VESPO)) return refuse("unknown lossType");
+  if (!is_choice(args.kl_estimator, GRPO_KL_K3)) return refuse("unknown klEstimator");
+  if (!is_choice(args.rollout_correction, GRPO_CORRECTION_SEQUENCE_MASK)) return refuse("unknown rolloutCorrection");
+  const int loss_type = static_cast<int>(args.loss_type), correction = static_cast<int>(args.rollout_correction);
+  if (args.beta != 0.0 && !args.ref_log_probs.data) return refuse("beta needs refLogProbs");
+  if (correction != GRPO_CORRECTION_NONE && !args.rollout_log_probs.data)
+    return refuse("rolloutCorrection needs rolloutLogProbs");
+  if (args.entropy_coefficient != 0.0 && !(args.entropy.data && args.grad_entropy.data))
+    return refuse("entropyCoefficient needs entropy and gradEntropy");
+  if (args.top_entropy_quantile < 1.0 && !args.entropy.data) return refuse("topEntropyQuantile needs entropy");
+  if (loss_type == GRPO_LOSS_DR_GRPO && !(args.max_completion_length > 0.0))
+    return refuse("dr_grpo needs maxCompletionLength");
+  if (loss_type == GRPO_LOSS_VESPO && correction > GRPO_CORRECTION_TOKEN_MASK)
+    return refuse("vespo takes a rolloutCorrection of tokens only");
+  return GRPO_OK;
+}
+
+grpo_status policy_loss(grpo_context& context, const grpo_policy_loss_args& args) {
+  if (auto status = check_policy_loss(context, args)) return status;
+  const int64_t tokens = args.log_probs.shape[0], sequences = args.sequence_offsets.shape[0] - 1;
+  const int32_t* offsets = static_cast<const int32_t*>(args.sequence_offsets.data);
+  const int32_t* mask = static_cast<const int32_t*>(args.mask.data);
+  const bool sequence_advantages = args.advantages.shape[0] == sequences;
+  const PolicyTokens inputs = {
+      float_data(args.log_probs),      float_data(args.old_log_probs),
+      float_data(args.ref_log_probs),  float_data(args.rollout_log_probs),
+      float_data(args.entropy),        sequence_advantages ? nullptr : float_data(args.advantages),
+      float_data(args.grad_log_probs), float_data(args.grad_entropy)};
+  PolicyOptions options = policy_options(args);
+
+  const int64_t active = count_active(mask, 0, tokens);
+  const double token_denominator = args.token_denominator > 0.0 ? args.token_denominator : std::max<double>(active, 1);
+  const double sequence_denominator =
+      args.sequence_denominator > 0.0 ? args.sequence_denominator : std::max<double>(sequences, 1);
+
+  // The entropy bonus is a mean over the tokens that it acts on. With a high-entropy mask these are fewer than the
+  // denominator's tokens; the call then counts with its share of them.
+  int64_t acted_on = active;
+  if (options.high_entropy_mask && active > 0) {
+    const EntropyQuantile quantile =
+        entropy_quantile(context, inputs.entropy, mask, tokens, active, 1.0 - std::max(args.top_entropy_quantile, 0.0));
+    options.entropy_threshold = quantile.threshold;
+    acted_on = quantile.reached;
+  }
+  const double entropy_denominator = token_denominator * static_cast<double>(acted_on) / std::max<double>(active, 1);
+  const double entropy_scale = acted_on > 0 ? -args.entropy_coefficient / entropy_denominator : 0.0;
+  options.grad_entropy = static_cast<float>(entropy_scale);
+
+  auto* results = static_cast<SequenceResult*>(context.shared_scratch((sequences + 1) * sizeof(SequenceResult)));
+  parallel_for(context, sequences, 1, [&](int64_t first, int64_t last, int) {
+    for (int64_t b = first; b < last; ++b) {
+      const int64_t begin = offsets[b], end = offsets[b + 1];
+      const double count = static_cast<double>(count_active(mask, begin, end));
+      const double scale =
+          loss_scale(options.loss_type, count, token_denominator, sequence_denominator, args.max_completion_length);
+      SequenceSums statistics = {};
+      if (options.needs_sequence_statistics()) statistics = sum_sequence(inputs, mask, begin, end, options);
+      const SequenceTerms terms = sequence_terms(
+          statistics, count, sequence_advantages ? float_data(args.advantages)[b] : 0.0f, scale, options);
+      if (mask) {
+        std::fill_n(inputs.grad_log_probs + begin, end - begin, 0.0f);
+        if (inputs.grad_entropy) std::fill_n(inputs.grad_entropy + begin, end - begin, 0.0f);
+      }
+      results[b] = empty_result();
+      double through_ratio = 0.0;
+      for_active_blocks(inputs, mask, begin, end, [&](const PolicyTokens& block, int n) {
+        through_ratio += token_block(block, n, options, terms, results[b]);
+      });
+      results[b].loss *= scale;
+      if (options.sequence_level && count > 0.0) {
+        const float share = static_cast<float>(through_ratio / count * scale);
+        for (int64_t t = begin; t < end; ++t) inputs.grad_log_probs[t] += !mask || mask[t] ? share : 0.0f;
+      }
+      if (count > 0.0) {
+        results[b].sums[kSequences] = 1.0;
+        results[b].extremes[kLowClippedMin - kSumCount] = static_cast<float>(results[b].sums[kLowClippedSum] / count);
+        results[b].extremes[kHighClippedMax - kSumCount] = static_cast<float>(results[b].sums[kHighClippedSum] / count);
+      }
+    }
+  });
+
+  SequenceResult& total = results[sequences];
+  total = empty_result();
+  for (int64_t b = 0; b < sequences; ++b) add_result(total, results[b]);
+  if (args.entropy_coefficient != 0.0) total.loss += entropy_scale * total.acted_entropy;
+  *float_data(args.loss) = static_cast<float>(total.loss);
+  for (int k = 0; k < kSumCount; ++k) float_data(args.statistics)[k] = static_cast<float>(total.sums[k]);
+  std::copy_n(total.extremes, kStatisticCount - kSumCount, float_data(args.statistics) + kSumCount);
+  return GRPO_OK;
+}

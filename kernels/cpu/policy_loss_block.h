@@ -1,0 +1,315 @@
+// One sequence of the policy loss: blocks of its active tokens, what they share, and the loss, gradients and statistics
+// of a block. Included by policy_loss.cc.
+#pragma once
+
+SIMD vfloat hd_exp(vfloat x) { return vexp(x); }
+
+#include "../common/policy_loss.h"
+
+constexpr int kTokenBlock = 256;
+
+// Tensors of a call; those that may be absent are null.
+struct PolicyTokens {
+  const float* log_probs;
+  const float* old_log_probs;
+  const float* ref_log_probs;
+  const float* rollout_log_probs;
+  const float* entropy;
+  const float* advantages;  // of tokens; null when they are of sequences
+  float* grad_log_probs;
+  float* grad_entropy;
+
+  PolicyTokens from(int64_t token) const {
+    const auto move = [&](auto* p) { return p ? p + token : nullptr; };
+    return {move(log_probs), move(old_log_probs), move(ref_log_probs),  move(rollout_log_probs),
+            move(entropy),   move(advantages),    move(grad_log_probs), move(grad_entropy)};
+  }
+};
+
+struct PolicyOptions {
+  int loss_type;
+  bool sequence_level;
+  float low, high;  // bounds of the ratio; CISPO's cap is `high`
+  float delta;
+  float beta;
+  int kl_estimator;
+  bool bias_corrected_kl;
+  bool off_policy_mask;
+  double off_policy_threshold;
+  bool high_entropy_mask;
+  float entropy_threshold;
+  float grad_entropy;  // of a token that the bonus acts on
+  float sapo_positive, sapo_negative;
+  double vespo_k_positive, vespo_lambda_positive, vespo_k_negative, vespo_lambda_negative;
+  int correction;
+  float correction_min, correction_cap;
+  bool correction_geometric;
+
+  bool correction_of_sequences() const {
+    return correction == GRPO_CORRECTION_SEQUENCE_TRUNCATE || correction == GRPO_CORRECTION_SEQUENCE_MASK;
+  }
+  bool needs_sequence_statistics() const {
+    return sequence_level || off_policy_mask || correction_of_sequences() || loss_type == GRPO_LOSS_VESPO;
+  }
+};
+
+// What all tokens of a sequence share.
+struct SequenceTerms {
+  float advantage;
+  float ratio;
+  float correction;
+  float phi_positive, phi_negative;
+  bool near_policy;  // the off-policy mask keeps it whatever its advantage
+  float scale;
+};
+
+struct SequenceResult {
+  double loss;
+  double acted_entropy;  // of the tokens that the bonus acts on
+  double sums[kSumCount];
+  float extremes[kStatisticCount - kSumCount];
+};
+
+SIMD vfloat load_tokens(const float* p, int n) { return n >= kWidth ? vload(p) : vload_part(p, n); }
+SIMD void store_tokens(float* p, int n, vfloat x) {
+  if (n >= kWidth)
+    vstore(p, x);
+  else
+    vstore_part(p, n, x);
+}
+SIMD vint first_lanes(int n) {
+  vint lane;
+  for (int i = 0; i < kWidth; ++i) lane[i] = i;
+  return lane < n;
+}
+
+// old - rollout; a rollout log-prob of NaN means that the sampler gave none, and counts as equal.
+SIMD vfloat rollout_difference(const PolicyTokens& tokens, int i, int n) {
+  const vfloat rollout = load_tokens(tokens.rollout_log_probs + i, n);
+  const float* old = tokens.old_log_probs ? tokens.old_log_probs : tokens.log_probs;
+  return rollout == rollout ? load_tokens(old + i, n) - rollout : vset(0.0f);
+}
+
+// body(block, n) for the active tokens from `begin` to `end`, in blocks of kTokenBlock but the last.
+template <class F>
+void for_active_blocks(const PolicyTokens& tokens, const int32_t* mask, int64_t begin, int64_t end, const F& body) {
+  if (!mask) {
+    for (int64_t t = begin; t < end; t += kTokenBlock)
+      body(tokens.from(t), static_cast<int>(std::min<int64_t>(kTokenBlock, end - t)));
+    return;
+  }
+  int64_t chosen[kTokenBlock];
+  float values[6][kTokenBlock], gradients[2][kTokenBlock];
+  for (int64_t t = begin; t < end;) {
+    int n = 0;
+    for (; t < end && n < kTokenBlock; ++t) {
+      chosen[n] = t;
+      n += mask[t] != 0;
+    }
+    if (n == 0) return;
+    if (chosen[n - 1] - chosen[0] == n - 1) {
+      body(tokens.from(chosen[0]), n);
+      continue;
+    }
+    const auto gather = [&](const float* from, float* to) -> const float* {
+      if (!from) return nullptr;
+      for (int i = 0; i < n; ++i) to[i] = from[chosen[i]];
+      return to;
+    };
+    const auto scatter = [&](const float* from, float* to) {
+      if (to)
+        for (int i = 0; i < n; ++i) to[chosen[i]] = from[i];
+    };
+    body({gather(tokens.log_probs, values[0]), gather(tokens.old_log_probs, values[1]),
+          gather(tokens.ref_log_probs, values[2]), gather(tokens.rollout_log_probs, values[3]),
+          gather(tokens.entropy, values[4]), gather(tokens.advantages, values[5]),
+          tokens.grad_log_probs ? gradients[0] : nullptr, tokens.grad_entropy ? gradients[1] : nullptr},
+         n);
+    scatter(gradients[0], tokens.grad_log_probs);
+    scatter(gradients[1], tokens.grad_entropy);
+  }
+}
+
+// Sums over a sequence that its tokens' losses depend on.
+struct SequenceSums {
+  double log_ratio;           // lp - old
+  double clamped_log_ratio;   // each token's within +-20 (VESPO)
+  double log_weight;          // of the token's rollout correction, clamped (VESPO)
+  double divergence;          // rollout (else old) - lp
+  double rollout_difference;  // old - rollout
+};
+
+SequenceSums sum_sequence(const PolicyTokens& all, const int32_t* mask, int64_t begin, int64_t end,
+                          const PolicyOptions& options) {
+  SequenceSums total = {};
+  PolicyTokens inputs = all;
+  inputs.grad_log_probs = inputs.grad_entropy = nullptr;
+  for_active_blocks(inputs, mask, begin, end, [&](const PolicyTokens& tokens, int n) {
+    vfloat log_ratio = {}, clamped = {}, log_weight = {}, divergence = {}, difference = {};
+    for (int i = 0; i < n; i += kWidth) {
+      const vint valid = first_lanes(n - i);
+      const vfloat zero = vset(0.0f), lp = load_tokens(tokens.log_probs + i, n - i);
+      const vfloat d = tokens.old_log_probs ? lp - load_tokens(tokens.old_log_probs + i, n - i) : zero;
+      log_ratio += valid ? d : zero;
+      clamped += valid ? at_least(at_most(d, kVespoMaxLogRatio), -kVespoMaxLogRatio) : zero;
+      vfloat away = -d;
+      if (tokens.rollout_log_probs) {
+        const vfloat x = rollout_difference(tokens, i, n - i);
+        const vfloat rollout = load_tokens(tokens.rollout_log_probs + i, n - i);
+        away = rollout == rollout ? rollout - lp : zero;
+        difference += valid ? x : zero;
+        if (options.loss_type == GRPO_LOSS_VESPO && options.correction != GRPO_CORRECTION_NONE) {
+          const vfloat log =
+              log_correction_weight(x, options.correction, options.correction_min, options.correction_cap);
+          log_weight += valid ? log : zero;
+        }
+      }
+      divergence += valid ? away : zero;
+    }
+    total.log_ratio += reduce_add(log_ratio);
+    total.clamped_log_ratio += reduce_add(clamped);
+    total.log_weight += reduce_add(log_weight);
+    total.divergence += reduce_add(divergence);
+    total.rollout_difference += reduce_add(difference);
+  });
+  return total;
+}
+
+SequenceTerms sequence_terms(const SequenceSums& sums, double tokens, float advantage, double scale,
+                             const PolicyOptions& options) {
+  const double count = std::max(tokens, 1.0);
+  SequenceTerms terms = {advantage, 1.0f, 1.0f, 1.0f, 1.0f, true, static_cast<float>(scale)};
+  if (options.sequence_level) terms.ratio = ratio_of(static_cast<float>(sums.log_ratio / count));
+  if (options.correction_of_sequences()) {
+    const double x = options.correction_geometric ? sums.rollout_difference / count : sums.rollout_difference;
+    terms.correction =
+        correction_weight(static_cast<float>(x), options.correction, options.correction_min, options.correction_cap);
+  }
+  if (options.loss_type == GRPO_LOSS_VESPO) {
+    const double log_weight = sums.clamped_log_ratio + sums.log_weight;
+    terms.phi_positive =
+        static_cast<float>(vespo_phi(log_weight, options.vespo_k_positive, options.vespo_lambda_positive));
+    terms.phi_negative =
+        static_cast<float>(vespo_phi(log_weight, options.vespo_k_negative, options.vespo_lambda_negative));
+  }
+  if (options.off_policy_mask) terms.near_policy = sums.divergence / count <= options.off_policy_threshold;
+  return terms;
+}
+
+template <class F>
+SIMD Objective<F> objective_of(const PolicyOptions& options, const SequenceTerms& terms, F ratio, F advantage,
+                               F log_prob) {
+  switch (options.loss_type) {
+    case GRPO_LOSS_CISPO:
+      return cispo_objective(ratio, advantage, log_prob, options.high);
+    case GRPO_LOSS_SAPO:
+      return sapo_objective(ratio, advantage, options.sapo_positive, options.sapo_negative);
+    case GRPO_LOSS_VESPO:
+      return vespo_objective(advantage, log_prob, terms.phi_positive, terms.phi_negative);
+    default:
+      return clipped_objective(ratio, advantage, options.low, options.high, options.delta);
+  }
+}
+
+// Loss, gradients and statistics of a block of active tokens. Returns the sum of the derivatives through the ratio when
+// it is the sequence's; the caller spreads that over the tokens.
+double token_block(const PolicyTokens& tokens, int n, const PolicyOptions& options, const SequenceTerms& terms,
+                   SequenceResult& result) {
+  const vfloat zero = vset(0.0f), one = vset(1.0f);
+  vfloat loss_sum = zero, through_ratio_sum = zero, acted_entropy = zero;
+  vfloat sums[kSumCount] = {};
+  vfloat ratio_min = vset(__builtin_inff()), ratio_max = -ratio_min, difference_max = -ratio_min;
+
+  for (int i = 0; i < n; i += kWidth) {
+    const int rest = n - i;
+    const vint valid = first_lanes(rest);
+    const auto add = [&](int statistic, vfloat x) { sums[statistic] += valid ? x : zero; };
+    const auto count = [&](int statistic, vint mask) { sums[statistic] += valid & mask ? one : zero; };
+
+    const vfloat lp = load_tokens(tokens.log_probs + i, rest);
+    const vfloat advantage = tokens.advantages ? load_tokens(tokens.advantages + i, rest) : vset(terms.advantage);
+    const vfloat d = tokens.old_log_probs ? lp - load_tokens(tokens.old_log_probs + i, rest) : zero;
+    const vfloat ratio = options.sequence_level ? vset(terms.ratio) : ratio_of(d);
+    const Objective<vfloat> objective = objective_of(options, terms, ratio, advantage, lp);
+
+    // The masks and the correction, as one weight.
+    vfloat weight = one;
+    vint kept = valid;
+    if (tokens.entropy) {
+      const vfloat entropy = load_tokens(tokens.entropy + i, rest);
+      add(kEntropySum, entropy);
+      if (options.high_entropy_mask) kept = kept & (entropy >= options.entropy_threshold);
+      acted_entropy += kept ? entropy : zero;
+    }
+    count(kHighEntropySum, kept);
+    weight = kept ? weight : zero;
+    if (options.off_policy_mask && !terms.near_policy) {
+      const vint dropped = advantage < 0.0f;
+      weight = dropped ? zero : weight;
+      count(kOffPolicyMaskedSum, dropped);
+    }
+    if (tokens.rollout_log_probs) {
+      const vfloat x = rollout_difference(tokens, i, rest);
+      const vfloat magnitude = x < 0.0f ? -x : x;
+      vfloat correction = vset(terms.correction);
+      if (!options.correction_of_sequences()) {
+        correction = options.correction == GRPO_CORRECTION_NONE
+                         ? ratio_of(x)
+                         : correction_weight(x, options.correction, options.correction_min, options.correction_cap);
+      }
+      add(kRolloutDifferenceSum, magnitude);
+      add(kRolloutKlSum, exp_less_linear(at_most(x, kMaxExponent)));
+      add(kRolloutWeightSum, correction);
+      add(kRolloutWeightSquareSum, correction * correction);
+      count(kRolloutMaskedSum, correction == 0.0f);
+      difference_max = vmax(valid ? magnitude : -one, difference_max);
+      // VESPO's phi holds the correction already.
+      if (options.correction != GRPO_CORRECTION_NONE && options.loss_type != GRPO_LOSS_VESPO) weight *= correction;
+    }
+
+    // Select before multiplying: a dropped token's loss may be infinite.
+    const auto weighted = [&](vfloat x) { return weight == 0.0f ? zero : x * weight; };
+    vfloat loss = weighted(objective.loss);
+    vfloat through_ratio = weighted(objective.through_ratio);
+    vfloat through_log_prob = weighted(objective.through_log_prob);
+    if (tokens.ref_log_probs) {
+      KlEstimate<vfloat> kl = kl_estimate(load_tokens(tokens.ref_log_probs + i, rest) - lp, options.kl_estimator);
+      if (options.bias_corrected_kl) {
+        kl = {kl.value * ratio, kl.slope * ratio};
+        through_ratio += options.beta * kl.value;
+      }
+      add(kKlSum, kl.value);
+      if (options.beta != 0.0f) {
+        loss += options.beta * kl.value;
+        through_log_prob += options.beta * kl.slope;
+      }
+    }
+
+    loss_sum += valid ? loss : zero;
+    vfloat gradient = through_log_prob;
+    if (options.sequence_level)
+      through_ratio_sum += valid ? through_ratio : zero;
+    else
+      gradient += through_ratio;
+    store_tokens(tokens.grad_log_probs + i, rest, gradient * terms.scale);
+    if (tokens.grad_entropy) store_tokens(tokens.grad_entropy + i, rest, kept ? vset(options.grad_entropy) : zero);
+
+    add(kRatioSum, ratio);
+    add(kPolicyKlSum, exp_less_linear(at_most(d, kMaxExponent)));
+    count(kLowClippedSum, (ratio < options.low) & (advantage < 0.0f));
+    count(kHighClippedSum, (ratio > options.high) & (advantage > 0.0f));
+    add(kPhiSum, advantage >= 0.0f ? vset(terms.phi_positive) : vset(terms.phi_negative));
+    ratio_min = vmin(valid ? ratio : ratio_min, ratio_min);
+    ratio_max = vmax(valid ? ratio : ratio_max, ratio_max);
+  }
+
+  result.loss += reduce_add(loss_sum);
+  result.acted_entropy += reduce_add(acted_entropy);
+  for (int k = 0; k < kSumCount; ++k) result.sums[k] += reduce_add(sums[k]);
+  result.sums[kActiveTokens] += n;
+  const auto extreme = [&](int statistic) -> float& { return result.extremes[statistic - kSumCount]; };
+  extreme(kRatioMin) = std::min(extreme(kRatioMin), -reduce_max(-ratio_min));
+  extreme(kRatioMax) = std::max(extreme(kRatioMax), reduce_max(ratio_max));
+  extreme(kRolloutDifferenceMax) = std::max(extreme(kRolloutDifferenceMax), reduce_max(difference_max));
+  return reduce_add(through_ratio_sum);
+}

@@ -1,0 +1,72 @@
+// token_log_probs_partial and token_log_probs_merge: a head whose vocabulary is split into slices. Compiled once an
+// instruction set (isa/kernels.inc).
+
+// (max z, sum exp(z - max), sum exp(z - max) * (z - max), z of the target) of a slice; the last is 0 when the target is
+// in another slice.
+struct PartialRow {
+  float max;
+  float sum;
+  float weighted;
+  float target;
+};
+
+grpo_status token_log_probs_partial(grpo_context& context, const grpo_token_log_probs_partial_args& args) {
+  const int64_t rows = args.logits.shape[0], columns = args.logits.shape[1];
+  const int64_t start = static_cast<int64_t>(args.vocab_start);
+  const int64_t vocab = args.vocab_size > 0 ? static_cast<int64_t>(args.vocab_size) : columns;
+  if (start < 0 || start + columns > vocab) {
+    return context.fail(GRPO_INVALID_ARGUMENT,
+                        "tokenLogProbsPartial: expected a slice inside %lld entries but received %lld from %lld",
+                        static_cast<long long>(vocab), static_cast<long long>(columns), static_cast<long long>(start));
+  }
+  if (auto status = check_transform(context, "tokenLogProbsPartial", args.temperature, args.softcap)) return status;
+  if (auto status = check_indices(context, "tokenLogProbsPartial: targets", args.targets, vocab)) return status;
+  const RowTransform transform = row_transform(args.temperature, args.softcap);
+  const int32_t* targets = static_cast<int32_t*>(args.targets.data);
+  auto* out = static_cast<PartialRow*>(args.partial.data);
+  with_float_type(args.logits, [&](const auto* logits) {
+    const int64_t stride = args.logits.row_stride;
+    for_row_statistics<true>(
+        context, logits, stride, rows, columns, transform, [&](int64_t row, const RowStatistics& statistics) {
+          const int64_t target = targets[row] - start;
+          const bool here = target >= 0 && target < columns;
+          out[row] = {
+              statistics.max * transform.inverse_temperature, static_cast<float>(statistics.sum),
+              static_cast<float>(statistics.weighted),
+              here ? capped_logit(logits[row * stride + target], transform) * transform.inverse_temperature : 0.0f};
+        });
+  });
+  return GRPO_OK;
+}
+
+// An order of partials that depends on their values alone, so that the slices may come in any order.
+bool partial_before(const PartialRow& a, const PartialRow& b) {
+  if (a.max != b.max) return a.max < b.max;
+  if (a.sum != b.sum) return a.sum < b.sum;
+  return a.weighted < b.weighted;
+}
+
+grpo_status token_log_probs_merge(grpo_context& context, const grpo_token_log_probs_merge_args& args) {
+  const int64_t slices = args.partials.shape[0], rows = args.partials.shape[1];
+  const auto* partials = static_cast<const PartialRow*>(args.partials.data);
+  parallel_for(context, rows, 64, [&](int64_t begin, int64_t end, int worker) {
+    auto* sorted = static_cast<PartialRow*>(context.worker_scratch(worker, slices * sizeof(PartialRow)));
+    for (int64_t row = begin; row < end; ++row) {
+      float target = 0.0f;
+      for (int64_t slice = 0; slice < slices; ++slice) {
+        const PartialRow& partial = partials[slice * rows + row];
+        target += partial.target;  // all but one are 0
+        int64_t place = slice;
+        for (; place > 0 && partial_before(partial, sorted[place - 1]); --place) sorted[place] = sorted[place - 1];
+        sorted[place] = partial;
+      }
+      RowStatistics all = empty_row();
+      for (int64_t i = 0; i < slices; ++i)
+        all = join_statistics(all, {sorted[i].max, sorted[i].sum, sorted[i].weighted}, 1.0f);
+      float_data(args.log_probs)[row] = row_log_prob(all, target, 1.0f);
+      if (args.entropy.data) float_data(args.entropy)[row] = row_entropy(all);
+      if (args.log_sum_exp.data) float_data(args.log_sum_exp)[row] = row_log_sum_exp(all, 1.0f);
+    }
+  });
+  return GRPO_OK;
+}
