@@ -14,6 +14,8 @@ export interface CharacterTokenizerOptions {
   unknownToken?: string;
   /** Further special tokens, with the ids from 2. */
   specialTokens?: readonly string[];
+  /** Texts of several characters that are one token each, with the ids after the special tokens. */
+  words?: readonly string[];
   /** Jinja source. */
   chatTemplate?: string;
 }
@@ -58,23 +60,30 @@ export class Tokenizer {
 
   /** One token a character: enough for small tasks, and made without any file. */
   static fromCharacters(alphabet: Iterable<string>, options: CharacterTokenizerOptions = {}): Tokenizer {
-    const { endToken = '<|end|>', unknownToken = '<|unknown|>', specialTokens = [], chatTemplate } = options;
+    const {
+      endToken = '<|end|>',
+      unknownToken = '<|unknown|>',
+      specialTokens = [],
+      words = [],
+      chatTemplate,
+    } = options;
     const special = [endToken, unknownToken, ...specialTokens];
-    const tokens = [...special, ...new Set(alphabet)];
+    const added = [...special, ...words];
+    const tokens = [...added, ...new Set(alphabet)];
     const repeated = tokens.find((token, i) => tokens.indexOf(token) !== i);
     if (repeated !== undefined) throw new InvalidArgumentError('specialTokens', 'tokens named once', repeated);
     const json = {
       version: '1.0',
       truncation: null,
       padding: null,
-      added_tokens: special.map((content, id) => ({
+      added_tokens: added.map((content, id) => ({
         id,
         content,
         single_word: false,
         lstrip: false,
         rstrip: false,
         normalized: false,
-        special: true,
+        special: id < special.length,
       })),
       normalizer: null,
       pre_tokenizer: null,

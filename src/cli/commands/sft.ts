@@ -10,6 +10,7 @@ export async function sft(configPath: string | undefined, flags: Readonly<Record
   const { source, run } = request;
   const config = source.check(() => parseSFTConfig(pickOptions(sftConfigSchema, run)));
   const dataset = await readRows(run.dataset, parseDemonstrations);
-  const evalDataset = await readRows(run.evalDataset, parseDemonstrations);
+  const evalRows = await readRows(run.evalDataset, parseDemonstrations);
+  const evalDataset = evalRows.length > 0 ? evalRows : undefined;
   return carryOut(request, (parts) => SFTTrainer.create({ ...parts, ...config, dataset, evalDataset }));
 }

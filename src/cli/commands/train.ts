@@ -12,6 +12,7 @@ export async function train(configPath: string | undefined, flags: Readonly<Reco
   const config = source.check(() => parseGRPOConfig(pickOptions(grpoConfigSchema, run)));
   const rewards = await source.checkAsync(() => loadRewards(run.rewards));
   const dataset = await readRows(run.dataset, parsePrompts);
-  const evalDataset = await readRows(run.evalDataset, parsePrompts);
+  const evalRows = await readRows(run.evalDataset, parsePrompts);
+  const evalDataset = evalRows.length > 0 ? evalRows : undefined;
   return carryOut(request, (parts) => GRPOTrainer.create({ ...parts, ...config, rewards, dataset, evalDataset }));
 }
