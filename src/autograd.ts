@@ -30,7 +30,9 @@ export class Variable {
 export interface AttentionLayout {
   /** [B+1] i32. */
   sequenceOffsets: Tensor;
-  /** Rows of the longest sequence. */
+  /** [B] i32: the sequence that each one continues, or -1. */
+  parents?: Tensor | null;
+  /** Rows of the longest sequence, its parent's counted. */
   maxLength: number;
   headDim: number;
   /** Factor on the dot products, usually 1 / sqrt(headDim). */

@@ -2,31 +2,34 @@
 
 constexpr int64_t kQueryChunk = 128;  // query rows of one piece of work; its keys and values are gathered once
 
-// Query rows [row, row + rows) of the sequence that begins at row `sequence`.
+// Query rows [row, row + rows) of a sequence.
 struct QueryChunk {
   int64_t sequence, row, rows;
 };
 
 grpo_status attention(grpo_context& context, const grpo_attention_args& args) {
   HeadLayout layout;
+  PackedSequences sequences;
   const int64_t total = args.queries.shape[0];
   if (auto status = head_layout(context, "attention", args.queries, args.keys, args.head_dim, &layout)) return status;
-  if (auto status = check_sequences(context, "attention", args.sequence_offsets, total, args.max_length)) return status;
-  const int32_t* offsets = static_cast<const int32_t*>(args.sequence_offsets.data);
-  const int64_t sequences = args.sequence_offsets.shape[0] - 1, width = layout.width;
+  if (auto status = packed_sequences(context, "attention", args.sequence_offsets, args.parents, total, args.max_length,
+                                     &sequences)) {
+    return status;
+  }
+  const int64_t width = layout.width;
   float* log_sum_exp = static_cast<float*>(args.log_sum_exp.data);
 
-  QueryChunk* chunks =
-      static_cast<QueryChunk*>(context.shared_scratch((total / kQueryChunk + sequences + 1) * sizeof(QueryChunk)));
-  int64_t count = 0, longest = 0;
-  for (int64_t b = 0; b < sequences; ++b) {
-    longest = std::max<int64_t>(longest, offsets[b + 1] - offsets[b]);
-    for (int64_t row = offsets[b]; row < offsets[b + 1]; row += kQueryChunk) {
-      chunks[count++] = {offsets[b], row, std::min(kQueryChunk, offsets[b + 1] - row)};
+  QueryChunk* chunks = static_cast<QueryChunk*>(
+      context.shared_scratch((total / kQueryChunk + sequences.count + 1) * sizeof(QueryChunk)));
+  int64_t count = 0;
+  for (int64_t b = 0; b < sequences.count; ++b) {
+    const int64_t end = sequences.start(b) + sequences.own_length(b);
+    for (int64_t row = sequences.start(b); row < end; row += kQueryChunk) {
+      chunks[count++] = {b, row, std::min(kQueryChunk, end - row)};
     }
   }
 
-  const int64_t stride = whole_vectors(longest);
+  const int64_t longest = sequences.longest, stride = whole_vectors(longest);
   const size_t floats = 2 * longest * width + kRowBlock * (stride + 2 * width);
   parallel_for(context, count * layout.key_heads, 1, [&](int64_t begin, int64_t end, int worker) {
     float* keys = static_cast<float*>(context.worker_scratch(worker, floats * sizeof(float)));
@@ -35,14 +38,15 @@ grpo_status attention(grpo_context& context, const grpo_attention_args& args) {
     float *queries = scores + kRowBlock * stride, *out = queries + kRowBlock * width;
     for (int64_t i = begin; i < end; ++i) {
       const QueryChunk& chunk = chunks[i / layout.key_heads];
-      const int64_t key_head = i % layout.key_heads, last = chunk.row + chunk.rows, length = last - chunk.sequence;
-      gather_head(args.keys, chunk.sequence, length, key_head, layout, keys);
-      gather_head(args.values, chunk.sequence, length, key_head, layout, values);
+      const int64_t b = chunk.sequence, key_head = i % layout.key_heads, last = chunk.row + chunk.rows;
+      const int64_t own = last - sequences.start(b), length = sequences.prefix_length(b) + own;
+      gather_sequence(args.keys, sequences, b, own, key_head, layout, keys);
+      gather_sequence(args.values, sequences, b, own, key_head, layout, values);
       for (int64_t head = key_head * layout.group; head < (key_head + 1) * layout.group; ++head) {
         for (int64_t row = chunk.row; row < last; row += kRowBlock) {
           AttentionBlock block = {std::min<int64_t>(kRowBlock, last - row), {},    {keys, length, nullptr, width},
                                   {values, length, nullptr, width},         width, static_cast<float>(args.scale)};
-          for (int64_t r = 0; r < block.rows; ++r) block.limits[r] = row + r - chunk.sequence + 1;
+          for (int64_t r = 0; r < block.rows; ++r) block.limits[r] = length - last + row + r + 1;
           float sums[kRowBlock];
           gather_head(args.queries, row, block.rows, head, layout, queries);
           attend(block, queries, scores, stride, out, sums);

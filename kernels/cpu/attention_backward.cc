@@ -3,7 +3,8 @@
 // With s = scale * q k, p = exp(s - lse) and delta_i = grad_out_i out_i:
 //   ds_ij = p_ij (grad_out_i v_j - delta_i) scale
 //   grad_q_i = sum_j ds_ij k_j      grad_k_j = sum_i ds_ij q_i      grad_v_j = sum_i p_ij grad_out_i
-// One thread has all query heads of one key head of a sequence, and adds in the order of heads and rows.
+// One thread has all query heads of one key head of a family (a sequence and those that continue it), and adds in the
+// order of sequences, heads and rows.
 
 constexpr int64_t kGradRows =
     kWidth;  // query rows at a time, so that a tile of probabilities can be turned in registers
@@ -79,58 +80,75 @@ static void add_query_rows(float* to, const float* weights, const float* in, int
 
 grpo_status attention_backward(grpo_context& context, const grpo_attention_backward_args& args) {
   HeadLayout layout;
+  PackedSequences sequences;
   const char* name = "attentionBackward";
   if (auto status = head_layout(context, name, args.queries, args.keys, args.head_dim, &layout)) return status;
-  if (auto status = check_sequences(context, name, args.sequence_offsets, args.queries.shape[0], args.max_length)) {
+  if (auto status = packed_sequences(context, name, args.sequence_offsets, args.parents, args.queries.shape[0],
+                                     args.max_length, &sequences)) {
     return status;
   }
-  const int32_t* offsets = static_cast<const int32_t*>(args.sequence_offsets.data);
   const float* log_sum_exp = static_cast<const float*>(args.log_sum_exp.data);
   const float scale = static_cast<float>(args.scale);
-  const int64_t sequences = args.sequence_offsets.shape[0] - 1, width = layout.width;
-  int64_t longest = 0;
-  for (int64_t b = 0; b < sequences; ++b) longest = std::max<int64_t>(longest, offsets[b + 1] - offsets[b]);
-  const int64_t stride = whole_vectors(longest);
+  const int64_t width = layout.width, stride = whole_vectors(sequences.longest);
 
-  parallel_for(context, sequences * layout.key_heads, 1, [&](int64_t begin, int64_t end, int worker) {
-    const size_t bytes = AttentionGradScratch::floats(longest, width) * sizeof(float);
-    const AttentionGradScratch s(static_cast<float*>(context.worker_scratch(worker, bytes)), longest, width);
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t key_head = i % layout.key_heads, start = offsets[i / layout.key_heads];
-      const int64_t length = offsets[i / layout.key_heads + 1] - start;
-      gather_head(args.keys, start, length, key_head, layout, s.keys);
-      gather_head(args.values, start, length, key_head, layout, s.values);
-      std::fill_n(s.grad_keys, length * width, 0.0f);
-      std::fill_n(s.grad_values, length * width, 0.0f);
-      for (int64_t head = key_head * layout.group; head < (key_head + 1) * layout.group; ++head) {
-        for (int64_t first = 0; first < length; first += kGradRows) {
-          const int64_t row = start + first, rows = std::min(kGradRows, length - first);
-          gather_head(args.queries, row, rows, head, layout, s.queries);
-          gather_head(args.grad_out, row, rows, head, layout, s.grad_out);
-          gather_head(args.out, row, rows, head, layout, s.out);
-          float sums[kGradRows];
-          for (int64_t r = 0; r < rows; ++r) sums[r] = log_sum_exp[(row + r) * args.log_sum_exp.row_stride + head];
-          score_gradients(s, layout, first, rows, stride, sums, scale);
+  // One head of the own query rows of a sequence whose keys and values, with the parent's before them, are in `s`.
+  const auto query_head = [&](const AttentionGradScratch& s, int64_t b, int64_t head) {
+    const int64_t prefix = sequences.prefix_length(b), own = sequences.own_length(b);
+    const RowRuns key_rows = {s.keys, prefix + own, nullptr, width};
+    for (int64_t begin = 0; begin < own; begin += kGradRows) {
+      const int64_t row = sequences.start(b) + begin, rows = std::min(kGradRows, own - begin), first = prefix + begin;
+      gather_head(args.queries, row, rows, head, layout, s.queries);
+      gather_head(args.grad_out, row, rows, head, layout, s.grad_out);
+      gather_head(args.out, row, rows, head, layout, s.out);
+      float sums[kGradRows];
+      for (int64_t r = 0; r < rows; ++r) sums[r] = log_sum_exp[(row + r) * args.log_sum_exp.row_stride + head];
+      score_gradients(s, layout, first, rows, stride, sums, scale);
 
-          const RowRuns key_rows = {s.keys, length, nullptr, width};
-          std::fill_n(s.grad_queries, rows * width, 0.0f);
-          for (int64_t r = 0; r < rows; r += kRowBlock) {
-            const int64_t count = std::min<int64_t>(kRowBlock, rows - r), common = first + r + 1;
-            float* grad = s.grad_queries + r * width;
-            const float* weights = s.score_grads + r * stride;
-            add_weighted_rows(count, grad, width, weights, stride, key_rows, 0, common, width);
-            for (int64_t t = 1; t < count; ++t) {
-              add_weighted_rows(1, grad + t * width, width, weights + t * stride, stride, key_rows, common, common + t,
-                                width);
-            }
-          }
-          scatter_head(args.grad_queries, row, rows, head, layout, s.grad_queries);
-          add_query_rows(s.grad_keys, s.turned_score_grads, s.queries, first, rows, width);
-          add_query_rows(s.grad_values, s.turned_weights, s.grad_out, first, rows, width);
+      std::fill_n(s.grad_queries, rows * width, 0.0f);
+      for (int64_t r = 0; r < rows; r += kRowBlock) {
+        const int64_t count = std::min<int64_t>(kRowBlock, rows - r), common = first + r + 1;
+        float* grad = s.grad_queries + r * width;
+        const float* weights = s.score_grads + r * stride;
+        add_weighted_rows(count, grad, width, weights, stride, key_rows, 0, common, width);
+        for (int64_t t = 1; t < count; ++t) {
+          add_weighted_rows(1, grad + t * width, width, weights + t * stride, stride, key_rows, common, common + t,
+                            width);
         }
       }
-      scatter_head(args.grad_keys, start, length, key_head, layout, s.grad_keys);
-      scatter_head(args.grad_values, start, length, key_head, layout, s.grad_values);
+      scatter_head(args.grad_queries, row, rows, head, layout, s.grad_queries);
+      add_query_rows(s.grad_keys, s.turned_score_grads, s.queries, first, rows, width);
+      add_query_rows(s.grad_values, s.turned_weights, s.grad_out, first, rows, width);
+    }
+  };
+  // A sequence of a family: its own rows' gradients are complete then, those of the parent's rows stay in `s`.
+  const auto sequence_head = [&](const AttentionGradScratch& s, int64_t b, int64_t key_head) {
+    const int64_t prefix = sequences.prefix_length(b), own = sequences.own_length(b);
+    gather_head(args.keys, sequences.start(b), own, key_head, layout, s.keys + prefix * width);
+    gather_head(args.values, sequences.start(b), own, key_head, layout, s.values + prefix * width);
+    std::fill_n(s.grad_keys + prefix * width, own * width, 0.0f);
+    std::fill_n(s.grad_values + prefix * width, own * width, 0.0f);
+    for (int64_t head = key_head * layout.group; head < (key_head + 1) * layout.group; ++head) query_head(s, b, head);
+  };
+  const auto write_sequence = [&](const AttentionGradScratch& s, int64_t b, int64_t key_head) {
+    const int64_t prefix = sequences.prefix_length(b) * width;
+    scatter_head(args.grad_keys, sequences.start(b), sequences.own_length(b), key_head, layout, s.grad_keys + prefix);
+    scatter_head(args.grad_values, sequences.start(b), sequences.own_length(b), key_head, layout,
+                 s.grad_values + prefix);
+  };
+
+  parallel_for(context, sequences.count * layout.key_heads, 1, [&](int64_t begin, int64_t end, int worker) {
+    const size_t bytes = AttentionGradScratch::floats(sequences.longest, width) * sizeof(float);
+    const AttentionGradScratch s(static_cast<float*>(context.worker_scratch(worker, bytes)), sequences.longest, width);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t root = i % sequences.count, key_head = i / sequences.count;
+      if (sequences.parent(root) >= 0) continue;
+      sequence_head(s, root, key_head);
+      for (int64_t b = root + 1; sequences.parents && b < sequences.count; ++b) {
+        if (sequences.parent(b) != root) continue;
+        sequence_head(s, b, key_head);
+        write_sequence(s, b, key_head);
+      }
+      write_sequence(s, root, key_head);
     }
   });
   return GRPO_OK;

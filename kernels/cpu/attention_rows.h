@@ -208,22 +208,56 @@ static void scatter_head(const grpo_tensor& t, int64_t row, int64_t rows, int64_
   });
 }
 
-// Sequences must follow each other from row 0 to the last row.
-static grpo_status check_sequences(grpo_context& context, const char* operation, const grpo_tensor& offsets,
-                                   int64_t rows, double max_length) {
-  const int32_t* offset = static_cast<const int32_t*>(offsets.data);
-  const int64_t count = offsets.shape[0] - 1;
-  if (count < 0 || offset[0] != 0 || offset[count] != rows) {
+// Packed sequences, some of which continue an earlier one: the rows of `parent`, then the sequence's own.
+struct PackedSequences {
+  const int32_t* offsets;
+  const int32_t* parents;  // nullptr: none has one
+  int64_t count;
+  int64_t longest;  // rows of a sequence and its parent
+
+  int64_t start(int64_t b) const { return offsets[b]; }
+  int64_t own_length(int64_t b) const { return offsets[b + 1] - offsets[b]; }
+  int64_t parent(int64_t b) const { return parents ? parents[b] : -1; }
+  int64_t prefix_length(int64_t b) const { return parent(b) < 0 ? 0 : own_length(parent(b)); }
+};
+
+// Sequences must follow each other from row 0 to the last row, a parent before its children and without a parent.
+static grpo_status packed_sequences(grpo_context& context, const char* operation, const grpo_tensor& offsets,
+                                    const grpo_tensor& parents, int64_t rows, double max_length,
+                                    PackedSequences* sequences) {
+  PackedSequences s = {static_cast<const int32_t*>(offsets.data), static_cast<const int32_t*>(parents.data),
+                       offsets.shape[0] - 1, 0};
+  if (s.count < 0 || s.offsets[0] != 0 || s.offsets[s.count] != rows) {
     return context.fail(GRPO_INVALID_ARGUMENT, "%s: expected sequenceOffsets from 0 to %lld but received %d to %d",
-                        operation, static_cast<long long>(rows), count < 0 ? 0 : offset[0],
-                        count < 0 ? 0 : offset[count]);
+                        operation, static_cast<long long>(rows), s.count < 0 ? 0 : s.offsets[0],
+                        s.count < 0 ? 0 : s.offsets[s.count]);
   }
-  for (int64_t b = 0; b < count; ++b) {
-    if (offset[b + 1] < offset[b] || offset[b + 1] - offset[b] > max_length) {
+  for (int64_t b = 0; b < s.count; ++b) {
+    const int64_t parent = s.parent(b);
+    if (parent < -1 || parent >= b || (parent >= 0 && s.parent(parent) >= 0)) {
       return context.fail(GRPO_INVALID_ARGUMENT,
-                          "%s: expected sequenceOffsets[%lld] from %d on and at most maxLength %g more but received %d",
-                          operation, static_cast<long long>(b + 1), offset[b], max_length, offset[b + 1]);
+                          "%s: expected parents[%lld] to be -1 or an earlier sequence without a parent but received "
+                          "%lld",
+                          operation, static_cast<long long>(b), static_cast<long long>(parent));
     }
+    const int64_t length = s.own_length(b) + s.prefix_length(b);
+    if (s.own_length(b) < 0 || length > max_length) {
+      return context.fail(GRPO_INVALID_ARGUMENT,
+                          "%s: expected sequenceOffsets[%lld] from %d on and sequences of at most maxLength %g but "
+                          "received %d, a length of %lld",
+                          operation, static_cast<long long>(b + 1), s.offsets[b], max_length, s.offsets[b + 1],
+                          static_cast<long long>(length));
+    }
+    s.longest = std::max(s.longest, length);
   }
+  *sequences = s;
   return GRPO_OK;
+}
+
+// Copies one head of a sequence to floats: its parent's rows, then the first `own_rows` of its own.
+static void gather_sequence(const grpo_tensor& t, const PackedSequences& sequences, int64_t b, int64_t own_rows,
+                            int64_t head, const HeadLayout& layout, float* to) {
+  const int64_t prefix = sequences.prefix_length(b);
+  if (prefix > 0) gather_head(t, sequences.start(sequences.parent(b)), prefix, head, layout, to);
+  gather_head(t, sequences.start(b), own_rows, head, layout, to + prefix * layout.width);
 }

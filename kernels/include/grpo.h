@@ -63,10 +63,10 @@ typedef struct grpo_context grpo_context;
   T(in) T(weight) T(inverse_rms) T(grad_out) T(grad_in) T(grad_weight) S(accumulate)
 #define GRPO_FIELDS_rope(T, S) T(in) T(positions) T(inverse_frequencies) T(out) S(head_dim) S(backward)
 #define GRPO_FIELDS_attention(T, S) \
-  T(queries) T(keys) T(values) T(sequence_offsets) T(out) T(log_sum_exp) S(head_dim) S(scale) S(max_length)
-#define GRPO_FIELDS_attention_backward(T, S)                                                                     \
-  T(queries) T(keys) T(values) T(sequence_offsets) T(out) T(log_sum_exp) T(grad_out) T(grad_queries) T(grad_keys) \
-      T(grad_values) S(head_dim) S(scale) S(max_length)
+  T(queries) T(keys) T(values) T(sequence_offsets) T(parents) T(out) T(log_sum_exp) S(head_dim) S(scale) S(max_length)
+#define GRPO_FIELDS_attention_backward(T, S)                                                                       \
+  T(queries) T(keys) T(values) T(sequence_offsets) T(parents) T(out) T(log_sum_exp) T(grad_out) T(grad_queries)    \
+      T(grad_keys) T(grad_values) S(head_dim) S(scale) S(max_length)
 #define GRPO_FIELDS_cached_attention(T, S) \
   T(queries) T(key_cache) T(value_cache) T(segments) T(out) S(head_dim) S(scale) S(max_length)
 #define GRPO_FIELDS_swiglu(T, S) T(gate) T(up) T(out)

@@ -70,6 +70,8 @@ export const operations = {
    * Causal attention inside each of B packed sequences: sequence b has the rows sequenceOffsets[b] up to
    * sequenceOffsets[b+1]. Q = query heads * headDim, K = key heads * headDim; query head h reads key head
    * floor(h * keyHeads / queryHeads). A = query heads. `maxLength` is the longest sequence.
+   * With `parents`, sequence b continues sequence parents[b] (-1: none): its rows also see all rows of that sequence,
+   * which is earlier and has no parent itself; `maxLength` counts both. Completions of one prompt share it so.
    */
   attention: op(
     {
@@ -77,6 +79,7 @@ export const operations = {
       keys: 'in float [N,K]',
       values: 'in float [N,K]',
       sequenceOffsets: 'in i32 [B+1]',
+      parents: 'in? i32 [B]',
       out: 'out float [N,Q]',
       logSumExp: 'out? f32 [N,A]',
     },
@@ -88,6 +91,7 @@ export const operations = {
       keys: 'in float [N,K]',
       values: 'in float [N,K]',
       sequenceOffsets: 'in i32 [B+1]',
+      parents: 'in? i32 [B]',
       out: 'in float [N,Q]',
       logSumExp: 'in f32 [N,A]',
       gradOut: 'in float [N,Q]',

@@ -22,12 +22,17 @@ export interface ScoreOptions {
   workspaceBytes?: number;
 }
 
-/** A packed batch: every sequence's tokens but the last, which predicts nothing. */
+/**
+ * A packed batch. Completions of one prompt share it: its tokens but the last are a sequence of their own, which each
+ * completion continues with the prompt's last token and all its own tokens but the last, which predicts nothing.
+ */
 interface PackedBatch {
   ids: Int32Array;
   positions: Int32Array;
-  /** [B'+1] rows of the sequences that have a completion. */
+  /** [S+1] rows of the sequences: shared prompts, and what continues them. */
   rowOffsets: Int32Array;
+  /** [S] the shared prompt that a sequence continues, or -1. */
+  parents: Int32Array;
   maxLength: number;
   /** [N] rows that predict a completion token, and the tokens they predict. */
   predicting: Int32Array;
@@ -132,6 +137,7 @@ export class TokenScores {
     const { headDim } = this.#decoder.config;
     const layout = {
       sequenceOffsets: this.#indices(batch.rowOffsets),
+      parents: this.#indices(batch.parents),
       maxLength: batch.maxLength,
       headDim,
       scale: 1 / Math.sqrt(headDim),
@@ -181,31 +187,34 @@ function pack(
   const ids: number[] = [];
   const positions: number[] = [];
   const rowOffsets = [0];
+  const parents: number[] = [];
   const predicting: number[] = [];
   const targets: number[] = [];
   const sequenceOffsets = [0];
   let maxLength = 0;
-  sequences.forEach(({ promptIds, completionIds }, s) => {
-    checkIds(`sequences[${s}].promptIds`, promptIds, vocabSize);
-    checkIds(`sequences[${s}].completionIds`, completionIds, vocabSize);
-    const rows = promptIds.length + completionIds.length - 1;
-    if (promptIds.length === 0) throw new InvalidArgumentError(`sequences[${s}].promptIds`, 'at least one token', []);
-    if (rows >= maxPositionEmbeddings) {
-      const expected = `at most the model's context of ${maxPositionEmbeddings} tokens`;
-      throw new InvalidArgumentError(`sequences[${s}]`, expected, `${rows + 1} tokens`);
-    }
-    if (completionIds.length > 0) {
-      const first = ids.length;
-      for (let i = 0; i < rows; i++) {
-        ids.push(i < promptIds.length ? promptIds[i]! : completionIds[i - promptIds.length]!);
-        positions.push(i);
-      }
-      for (let i = 0; i < completionIds.length; i++) {
-        predicting.push(first + promptIds.length - 1 + i);
-        targets.push(completionIds[i]!);
-      }
-      rowOffsets.push(ids.length);
-      maxLength = Math.max(maxLength, rows);
+  const add = (parent: number, start: number, tokens: readonly number[]) => {
+    tokens.forEach((token, i) => {
+      ids.push(token);
+      positions.push(start + i);
+    });
+    rowOffsets.push(ids.length);
+    parents.push(parent);
+    maxLength = Math.max(maxLength, start + tokens.length);
+    return parents.length - 1;
+  };
+  const sharedPrompts = new Map<string, number>();
+  sequences.forEach((sequence, s) => {
+    const [prompt, completion] = checkSequence(`sequences[${s}]`, sequence, vocabSize, maxPositionEmbeddings);
+    if (completion.length > 0) {
+      const start = prompt.length - 1;
+      const key = prompt.join();
+      const parent = start === 0 ? -1 : (sharedPrompts.get(key) ?? add(-1, 0, prompt.slice(0, start)));
+      sharedPrompts.set(key, parent);
+      completion.forEach((token, i) => {
+        predicting.push(ids.length + i);
+        targets.push(token);
+      });
+      add(parent, start, [prompt[start]!, ...completion.slice(0, -1)]);
     }
     sequenceOffsets.push(targets.length);
   });
@@ -213,11 +222,28 @@ function pack(
     ids: Int32Array.from(ids),
     positions: Int32Array.from(positions),
     rowOffsets: Int32Array.from(rowOffsets),
+    parents: Int32Array.from(parents),
     maxLength,
     predicting: Int32Array.from(predicting),
     targets: Int32Array.from(targets),
     sequenceOffsets: Int32Array.from(sequenceOffsets),
   };
+}
+
+function checkSequence(
+  name: string,
+  { promptIds, completionIds }: TokenSequence,
+  vocabSize: number,
+  context: number,
+): [prompt: number[], completion: number[]] {
+  checkIds(`${name}.promptIds`, promptIds, vocabSize);
+  checkIds(`${name}.completionIds`, completionIds, vocabSize);
+  if (promptIds.length === 0) throw new InvalidArgumentError(`${name}.promptIds`, 'at least one token', []);
+  const tokens = promptIds.length + completionIds.length;
+  if (tokens > context) {
+    throw new InvalidArgumentError(name, `at most the model's context of ${context} tokens`, `${tokens} tokens`);
+  }
+  return [Array.from(promptIds), Array.from(completionIds)];
 }
 
 /** Throws when an id is not one of the vocabulary. */
