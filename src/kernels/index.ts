@@ -1,0 +1,4 @@
+export * from './advantages.js';
+export * from './log-probs.js';
+export * from './policy-loss.js';
+export * from './policy-statistics.js';
