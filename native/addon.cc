@@ -105,8 +105,7 @@ void Environment::define(Napi::Object exports, const char* name) {
   exports.Set(name, Napi::Function::New<&Environment::call<method>>(exports.Env(), name, this));
 }
 
-// ---- promises and errors
-// ------------------------------------------------------------------------------------------------
+// ---- promises and errors --------------------------------------------------------------------------------------------
 
 uint64_t Environment::wait(Napi::Env env, Pending pending) {
   if (pending_.empty()) mailbox_->keep_alive(env, true);
@@ -167,8 +166,7 @@ Storage& Environment::storage(Napi::Env env, Engine& engine, double id) {
   return *storage;
 }
 
-// ---- functions
-// ----------------------------------------------------------------------------------------------------------
+// ---- functions ------------------------------------------------------------------------------------------------------
 
 // configure(makeError, accesses): how errors are made, and for each operation the bit masks of the tensors that it
 // reads and writes, one after the other.

@@ -68,8 +68,7 @@ void Engine::post(uint64_t request, FailurePtr failure) {
   mailbox_->post(std::move(message));
 }
 
-// ---- JavaScript thread
-// --------------------------------------------------------------------------------------------------
+// ---- JavaScript thread ----------------------------------------------------------------------------------------------
 
 Engine::Engine(uint32_t id, EngineOptions options, std::shared_ptr<Mailbox> mailbox, uint64_t request)
     : id_(id), options_(std::move(options)), mailbox_(std::move(mailbox)), open_request_(request), thread_([this] {
@@ -140,8 +139,7 @@ void Engine::synchronize(uint64_t request) {
 
 grpo_memory Engine::memory() const { return {live_bytes_, reserved_bytes_, peak_bytes_}; }
 
-// ---- engine's thread
-// ----------------------------------------------------------------------------------------------------
+// ---- engine's thread ------------------------------------------------------------------------------------------------
 
 void Engine::work() {
   if (open()) {

@@ -16,7 +16,8 @@ export function fail(message) {
 /** Runs a command in the repository's folder with its output shown; ends the script with `hint` when it fails. */
 export function run(command, args, hint, env = process.env) {
   const { status, error } = spawnSync(command, args, { cwd: root, stdio: 'inherit', env });
-  if (error || status !== 0) fail(`${command} ${args.join(' ')} failed${error ? `: ${error.message}` : ''}.\n${hint}`);
+  const shown = [command, ...args.slice(0, 4), ...(args.length > 4 ? ['...'] : [])].join(' ');
+  if (error || status !== 0) fail(`${shown} failed${error ? `: ${error.message}` : ''}.\n${hint}`);
 }
 
 /** Runs a tool that node_modules holds, by its JavaScript file: no shell, the same on every system. */

@@ -99,18 +99,30 @@ grpo_status synchronize(grpo_context*) { return GRPO_OK; }
 void memory(grpo_context* context, grpo_memory* out) { *out = context->allocator.memory(); }
 
 // Scratch space is reserved inside the kernels and throws when there is none; no exception leaves the C API.
-#define GRPO_DEFINE_OPERATION(op)                                                               \
-  grpo_status run_##op(grpo_context* context, const grpo_##op##_args* args) try {               \
-    return context->kernels.op(*context, *args);                                                \
-  } catch (const std::bad_alloc&) {                                                             \
-    return context->fail(GRPO_OUT_OF_MEMORY, #op ": no memory for its scratch space");          \
+#define GRPO_DEFINE_OPERATION(op)                                                      \
+  grpo_status run_##op(grpo_context* context, const grpo_##op##_args* args) try {      \
+    return context->kernels.op(*context, *args);                                       \
+  } catch (const std::bad_alloc&) {                                                    \
+    return context->fail(GRPO_OUT_OF_MEMORY, #op ": no memory for its scratch space"); \
   }
 GRPO_OPERATIONS(GRPO_DEFINE_OPERATION)
 
 #define GRPO_TABLE_ENTRY(op) run_##op,
-const grpo_backend kBackend = {GRPO_ABI_VERSION, sizeof(grpo_backend), "cpu",   device_count, create,      destroy,
-                               describe,         last_error,           allocate, release,      upload,      download,
-                               synchronize,      memory,               GRPO_OPERATIONS(GRPO_TABLE_ENTRY)};
+const grpo_backend kBackend = {GRPO_ABI_VERSION,
+                               sizeof(grpo_backend),
+                               "cpu",
+                               device_count,
+                               create,
+                               destroy,
+                               describe,
+                               last_error,
+                               allocate,
+                               release,
+                               upload,
+                               download,
+                               synchronize,
+                               memory,
+                               GRPO_OPERATIONS(GRPO_TABLE_ENTRY)};
 
 }  // namespace
 

@@ -49,7 +49,8 @@ grpo_status copy(grpo_context& context, const grpo_copy_args& args) {
         continue;
       }
       with_float_type(in, [&](auto* from) {
-        with_float_type(out, [&](auto* to) { convert_row(to + row * out.row_stride, from + row * in.row_stride, columns); });
+        with_float_type(out,
+                        [&](auto* to) { convert_row(to + row * out.row_stride, from + row * in.row_stride, columns); });
       });
     }
   });
@@ -69,7 +70,8 @@ grpo_status check_indices(grpo_context& context, const char* what, const grpo_te
 }
 
 grpo_status gather_rows(grpo_context& context, const grpo_gather_rows_args& args) {
-  if (args.in.dtype != args.out.dtype) return context.fail(GRPO_INVALID_ARGUMENT, "gatherRows: in and out differ in dtype");
+  if (args.in.dtype != args.out.dtype)
+    return context.fail(GRPO_INVALID_ARGUMENT, "gatherRows: in and out differ in dtype");
   if (auto status = check_indices(context, "gatherRows: indices", args.indices, args.in.shape[0])) return status;
   const int32_t* index = static_cast<const int32_t*>(args.indices.data);
   const size_t bytes = args.out.shape[1] * element_bytes(args.out);
@@ -80,7 +82,8 @@ grpo_status gather_rows(grpo_context& context, const grpo_gather_rows_args& args
 }
 
 grpo_status scatter_rows(grpo_context& context, const grpo_scatter_rows_args& args) {
-  if (args.in.dtype != args.out.dtype) return context.fail(GRPO_INVALID_ARGUMENT, "scatterRows: in and out differ in dtype");
+  if (args.in.dtype != args.out.dtype)
+    return context.fail(GRPO_INVALID_ARGUMENT, "scatterRows: in and out differ in dtype");
   if (auto status = check_indices(context, "scatterRows: indices", args.indices, args.out.shape[0])) return status;
   const int32_t* index = static_cast<const int32_t*>(args.indices.data);
   const size_t bytes = args.in.shape[1] * element_bytes(args.in);

@@ -1,6 +1,6 @@
 // Vectors of kWidth floats for the instruction set that this file is compiled for, and what kernels do with them.
-// Included once by each file of kernels/cpu/isa/, inside its namespace and its `#pragma GCC target`; everything here has
-// internal linkage or lives in that namespace, so that no code for one instruction set is linked into another's.
+// Included once by each file of kernels/cpu/isa/, inside its namespace and its `#pragma GCC target`; everything here
+// has internal linkage or lives in that namespace, so that no code for one instruction set is linked into another's.
 //
 // Multiplications and additions are contracted to fma only where vfma says so (the build sets -ffp-contract=off): two
 // loops over the same numbers in the same order give the same bits whatever their shape.
@@ -46,7 +46,7 @@ SIMD float sfma(float a, float b, float c) {
 #endif
 }
 
-// ---- sums and maxima over the lanes, always in the same order -----------------------------------------------------------
+// ---- sums and maxima over the lanes, always in the same order -------------------------------------------------------
 
 SIMD float reduce_add(vfloat x) {
   float lanes[kWidth];
@@ -64,7 +64,7 @@ SIMD float reduce_max(vfloat x) {
   return lanes[0];
 }
 
-// ---- storage types ------------------------------------------------------------------------------------------------------
+// ---- storage types --------------------------------------------------------------------------------------------------
 
 // float as it is; bf16 and f16 as their bits under a type of their own, so that templates can tell them apart.
 struct bf16 {
@@ -82,7 +82,8 @@ SIMD float to_float(bf16 x) {
 SIMD float to_float(f16 x) {
   const uint32_t sign = (x.bits & 0x8000u) << 16, magnitude = x.bits & 0x7fffu;
   if (magnitude >= 0x7c00u) return __builtin_bit_cast(float, sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
-  // Shifting the bits into a float's place leaves the exponent 112 too small; the product mends it, subnormals included.
+  // Shifting the bits into a float's place leaves the exponent 112 too small; the product mends it, subnormals
+  // included.
   const float scaled = __builtin_bit_cast(float, magnitude << 13) * 0x1p112f;
   return __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, scaled) | sign);
 }
@@ -160,7 +161,7 @@ SIMD void vstore_part(T* p, int n, vfloat x) {
   for (int i = 0; i < n; ++i) p[i] = from_float<T>(x[i]);
 }
 
-// ---- functions ----------------------------------------------------------------------------------------------------------
+// ---- functions ------------------------------------------------------------------------------------------------------
 
 // exp, at most 1.5 ulp off for results that are normal floats; below -87.3 it goes to 0 (no subnormals), above 88.7 to
 // +inf; exp(-inf) = 0, NaN stays NaN. Cody-Waite reduction, then a polynomial of degree 6 (minimax on +-ln 2 / 2).
@@ -187,7 +188,7 @@ SIMD vfloat vexp(vfloat x) {
   return x != x ? x : high;
 }
 
-// ---- loops --------------------------------------------------------------------------------------------------------------
+// ---- loops ----------------------------------------------------------------------------------------------------------
 
 // body(begin, end, worker) over pieces of [0, count) that are multiples of `grain`, on all threads.
 template <class F>

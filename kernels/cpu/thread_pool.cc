@@ -11,7 +11,8 @@
 namespace grpo {
 
 namespace {
-// A decoder step is a chain of loops of some 10 microseconds each; sleeping between them would cost more than the loops.
+// A decoder step is a chain of loops of some 10 microseconds each; sleeping between them would cost more than the
+// loops.
 constexpr int kSpins = 4000;
 constexpr int kPiecesPerThread = 4;
 }  // namespace

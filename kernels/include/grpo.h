@@ -1,11 +1,11 @@
 /* The C API that every kernel library fills in: the CPU library inside the addon, libgrpo_cuda.so beside it, and any
  * program that embeds the kernels without Node.
  *
- * A backend is a table of functions. Memory belongs to a context; an operation reads and writes tensors that live there.
- * Operations of one context are called from one thread at a time and take effect in call order.
+ * A backend is a table of functions. Memory belongs to a context; an operation reads and writes tensors that live
+ * there. Operations of one context are called from one thread at a time and take effect in call order.
  *
- * The operations are listed once, below, as GRPO_FIELDS_<operation>: first its tensors, then its scalars. From that list
- * come the argument structs (grpo_<operation>_args), the function pointers of the table, and the names that
+ * The operations are listed once, below, as GRPO_FIELDS_<operation>: first its tensors, then its scalars. From that
+ * list come the argument structs (grpo_<operation>_args), the function pointers of the table, and the names that
  * src/backend/backend.ts is checked against. That TypeScript file documents shapes, dtypes and what is overwritten;
  * NUMERICS names in the comments here are sections of docs/numerics.md.
  */
@@ -46,6 +46,7 @@ typedef struct grpo_context grpo_context;
 
 /* T(name): a tensor; S(name): a scalar (a double; flags are 0 or 1, enumerations are listed at the end). */
 
+/* clang-format off */
 /* memory */
 #define GRPO_FIELDS_fill(T, S) T(out) S(value)
 #define GRPO_FIELDS_copy(T, S) T(in) T(out)
@@ -113,10 +114,13 @@ typedef struct grpo_context grpo_context;
   X(linear_token_log_probs) X(linear_token_log_probs_backward) X(group_advantages) X(policy_loss)              \
   X(global_norm) X(adamw)
 
+/* clang-format on */
 #define GRPO_TENSOR_FIELD(name) grpo_tensor name;
 #define GRPO_SCALAR_FIELD(name) double name;
-#define GRPO_DECLARE_ARGS(op) \
-  typedef struct grpo_##op##_args { GRPO_FIELDS_##op(GRPO_TENSOR_FIELD, GRPO_SCALAR_FIELD) } grpo_##op##_args;
+#define GRPO_DECLARE_ARGS(op)                              \
+  typedef struct grpo_##op##_args {                        \
+    GRPO_FIELDS_##op(GRPO_TENSOR_FIELD, GRPO_SCALAR_FIELD) \
+  } grpo_##op##_args;
 GRPO_OPERATIONS(GRPO_DECLARE_ARGS)
 
 typedef struct grpo_memory {

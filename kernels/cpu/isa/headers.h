@@ -1,5 +1,5 @@
-// What the kernels include, gathered before any `#pragma GCC target`: inline functions of the standard library that were
-// compiled for one instruction set must not be linked into code for another.
+// What the kernels include, gathered before any `#pragma GCC target`: inline functions of the standard library that
+// were compiled for one instruction set must not be linked into code for another.
 #pragma once
 
 #include <algorithm>
