@@ -33,7 +33,7 @@ function dependenciesDiffer() {
 function installDependencies() {
   console.log('setup: installing dependencies (npm ci)');
   const npm = process.env.npm_execpath;
-  const args = ['ci', '--no-audit', '--no-fund'];
+  const args = ['ci', '--ignore-scripts', '--no-audit', '--no-fund'];
   const hint = 'The npm output above says why. Is the package registry reachable?';
   if (npm) run(process.execPath, [npm, ...args], hint);
   else run('npm', args, hint);
