@@ -42,10 +42,14 @@ export function parseConfig<Schema extends z.ZodObject>(
   );
 }
 
-/** The options of `GRPOTrainer`, checked one by one and together. */
-export function parseGRPOConfig(raw: unknown, source?: string): GRPOConfig {
+/**
+ * The options of `GRPOTrainer`, checked one by one and together. Without `generates` the batch need not hold whole groups:
+ * rollouts come from the caller.
+ */
+export function parseGRPOConfig(raw: unknown, source?: string, { generates = true } = {}): GRPOConfig {
   const config = parseConfig(grpoConfigSchema, raw, source);
-  const problems = [...grpoProblems(config), ...runProblems(config)];
+  const generation = generates ? generationProblems(config) : [];
+  const problems = [...generation, ...lossProblems(config), ...runProblems(config)];
   if (problems.length > 0) throw new ConfigError(source ?? 'config', problems);
   return config;
 }
@@ -64,7 +68,7 @@ export function configOptions(schema: z.ZodObject): ConfigOption[] {
 }
 
 /** Options that are legal alone but not together. */
-function* grpoProblems(c: GRPOConfig): Generator<string> {
+function* generationProblems(c: GRPOConfig): Generator<string> {
   if (c.baseline !== 'none' && c.numGenerations < 2) {
     yield `numGenerations: must be at least 2 with baseline ${c.baseline}, got ${c.numGenerations}`;
   }
@@ -74,6 +78,9 @@ function* grpoProblems(c: GRPOConfig): Generator<string> {
     yield `numGenerations: ${c.numGenerations} must divide the ${generated} completions of a generation ` +
       `(perDeviceTrainBatchSize ${c.perDeviceTrainBatchSize} x stepsPerGeneration ${steps})`;
   }
+}
+
+function* lossProblems(c: GRPOConfig): Generator<string> {
   if (c.lossType === 'cispo' && c.epsilonHigh === null) {
     yield 'epsilonHigh: lossType cispo needs it, as the cap of the ratio (its paper: 5)';
   }
@@ -83,6 +90,12 @@ function* grpoProblems(c: GRPOConfig): Generator<string> {
     yield `delta: must be greater than 1 + epsilonHigh (${1 + (c.epsilonHigh ?? c.epsilon)}), got ${c.delta}`;
   }
   if (clips && c.epsilon > 1) yield `epsilon: must be at most 1 with lossType ${c.lossType}, got ${c.epsilon}`;
+  if (c.lossType === 'vespo' && c.importanceSamplingLevel === 'sequence') {
+    yield 'importanceSamplingLevel: must be token with lossType vespo, whose weight is that of the sequence already';
+  }
+  if (c.lossType === 'vespo' && c.rolloutCorrection?.startsWith('sequence')) {
+    yield `rolloutCorrection: must be a token mode with lossType vespo, got ${c.rolloutCorrection}`;
+  }
   if (c.rolloutCorrectionMin > c.rolloutCorrectionCap) {
     yield `rolloutCorrectionMin: must be at most rolloutCorrectionCap (${c.rolloutCorrectionCap}), got ${c.rolloutCorrectionMin}`;
   }

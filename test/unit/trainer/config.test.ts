@@ -80,6 +80,8 @@ describe('configuration', () => {
     [{ epsilon: 1.5 }, /^epsilon: must be at most 1/],
     [{ rolloutCorrectionMin: 4 }, /^rolloutCorrectionMin/],
     [{ rolloutCorrectionGeometric: true, rolloutCorrection: 'token-mask' }, /^rolloutCorrectionGeometric/],
+    [{ lossType: 'vespo', importanceSamplingLevel: 'sequence' }, /^importanceSamplingLevel: must be token/],
+    [{ lossType: 'vespo', rolloutCorrection: 'sequence-mask' }, /^rolloutCorrection: must be a token mode/],
     [{ warmupSteps: 2, warmupRatio: 0.1 }, /^warmupRatio/],
     [{ saveSteps: 10 }, /^saveSteps: needs outputDir/],
     [{ saveTotalLimit: 1 }, /^saveTotalLimit: needs saveSteps/],

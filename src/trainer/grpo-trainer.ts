@@ -1,0 +1,278 @@
+import { checkPrompts, encodePrompt } from '../data/encode.js';
+import type { PromptRecord } from '../data/prompts.js';
+import { deriveSeed } from '../data/random.js';
+import { FileFormatError, InvalidArgumentError } from '../errors.js';
+import type { CausalLM } from '../models/causal-lm.js';
+import type { Reward, RewardFunction } from '../rewards/reward.js';
+import { asRewards, type RewardFailure } from '../rewards/score.js';
+import type { RolloutEngine } from '../rollout/engine.js';
+import { NativeEngine } from '../rollout/native-engine.js';
+import type { TrackedCompletion } from '../tracking/tracker.js';
+import { withAdvantages } from './advantages.js';
+import type { GRPOConfig, GRPOOptions } from './config.js';
+import { evaluate } from './evaluation.js';
+import { type GeneratedPrompt, generateAndScore, trackedCompletions } from './generation.js';
+import { averageMetrics, rolloutMetrics } from './metrics.js';
+import { parseGRPOConfig } from './parse-config.js';
+import { checkRollouts, type Rollout, rolloutFromJson, rolloutToJson } from './rollout.js';
+import { updatePolicy } from './step.js';
+import { type EvaluationResult, type StepReport, Trainer, type TrainerOptions, type Update } from './trainer.js';
+
+export interface GRPOTrainerOptions extends TrainerOptions, GRPOOptions {
+  /** Left out when only `step` is called. */
+  dataset?: readonly PromptRecord[];
+  rewards?: readonly (Reward | RewardFunction)[];
+  /** Held-out prompts. */
+  evalDataset?: readonly PromptRecord[];
+  /** Where completions come from. Default: the policy. */
+  engine?: RolloutEngine;
+}
+
+/** What came with a generation, reported by the update that it was made for. */
+interface Generation {
+  metrics: Record<string, number>;
+  completions: TrackedCompletion[];
+  rewardFailures: RewardFailure[];
+}
+
+/**
+ * Group relative policy optimisation: samples a group of completions a prompt, scores them, and raises the probability of
+ * those that are better than the rest of their group. `docs/training.md` has options, metrics and formulas.
+ */
+export class GRPOTrainer extends Trainer<GRPOConfig> {
+  readonly #engine: RolloutEngine;
+  readonly #reference: CausalLM | null;
+  readonly #prompts: readonly PromptRecord[];
+  readonly #evalPrompts: readonly PromptRecord[];
+  readonly #rewards: readonly Reward[];
+  /** Micro-batches of a generation, and how many of them, over all iterations, were used. */
+  readonly #stepsPerGeneration: number;
+  #buffer: Rollout[] = [];
+  #used = 0;
+  #generations = 0;
+  /** Tells one reference from another, so that no run goes on with another one than it began with. */
+  readonly #referenceNorm: number | null;
+
+  private constructor(
+    config: GRPOConfig,
+    options: GRPOTrainerOptions,
+    reference: { model: CausalLM; norm: number } | null,
+  ) {
+    const { dataset, evalDataset, rewards } = options;
+    const stepsPerGeneration = config.stepsPerGeneration ?? config.gradientAccumulationSteps;
+    const rowsPerMicroBatch = config.perDeviceTrainBatchSize / (config.numGenerations * config.numIterations);
+    super(config, options, {
+      kind: 'grpo',
+      datasetLength: dataset?.length ?? null,
+      rowsPerUpdate: config.gradientAccumulationSteps * rowsPerMicroBatch,
+      hasEvaluation: evalDataset !== undefined,
+    });
+    this.#engine = options.engine ?? new NativeEngine(options.policy);
+    this.#prompts = dataset ?? [];
+    this.#evalPrompts = evalDataset ?? [];
+    this.#rewards = rewards ? asRewards(rewards, config.rewardWeights) : [];
+    this.#stepsPerGeneration = stepsPerGeneration;
+    this.#reference = reference?.model ?? null;
+    this.#referenceNorm = reference?.norm ?? null;
+  }
+
+  /** Throws a `ConfigError` that lists every option that cannot be used. */
+  static async create(options: GRPOTrainerOptions): Promise<GRPOTrainer> {
+    const { policy, dataset, rewards, evalDataset, engine, tracker, signal, ...rest } = options;
+    const config = parseGRPOConfig(rest, 'GRPOTrainer', { generates: dataset !== undefined });
+    if (dataset) checkPrompts('dataset', dataset);
+    if (evalDataset) checkPrompts('evalDataset', evalDataset);
+    if ((dataset || evalDataset) && !rewards) throw new InvalidArgumentError('rewards', 'at least one reward', rewards);
+    if (rewards) asRewards(rewards, config.rewardWeights);
+    else if (config.rewardWeights) throw new InvalidArgumentError('rewardWeights', 'rewards to weigh', rewards);
+    const reference = config.beta > 0 ? await referenceOf(policy) : null;
+    try {
+      return new GRPOTrainer(config, { policy, dataset, rewards, evalDataset, engine, tracker, signal }, reference);
+    } catch (error) {
+      reference?.model.dispose();
+      throw error;
+    }
+  }
+
+  /**
+   * One update on completions that were sampled elsewhere, cut into micro-batches of `perDeviceTrainBatchSize`.
+   * Advantages are computed from the rewards of each group unless the rollouts bring them.
+   */
+  async step(rollouts: readonly Rollout[]): Promise<StepReport> {
+    checkRollouts(rollouts);
+    return this.advance(async (learningRate) => {
+      const ready = await withAdvantages(this.policy.device, rollouts, this.config);
+      const size = this.config.perDeviceTrainBatchSize;
+      const batches = Array.from({ length: Math.ceil(ready.length / size) }, (_, i) =>
+        ready.slice(i * size, (i + 1) * size),
+      );
+      return this.#updateOn(batches, [], learningRate);
+    });
+  }
+
+  override async close(): Promise<void> {
+    await super.close();
+    this.#reference?.dispose();
+  }
+
+  protected override async update(learningRate: number): Promise<Update> {
+    const batches: Rollout[][] = [];
+    const generations: Generation[] = [];
+    while (batches.length < this.config.gradientAccumulationSteps) {
+      if (this.#buffer.length === 0) generations.push(await this.#generate());
+      batches.push(this.#nextMicroBatch());
+    }
+    return this.#updateOn(batches, generations, learningRate);
+  }
+
+  protected override async evaluation(): Promise<EvaluationResult> {
+    const prompts = this.#evalPrompts.map((record) => this.#encode(record));
+    return evaluate(this.#engine, prompts, this.#rewards, this.config, this.globalStep);
+  }
+
+  protected override async weightsChanged(): Promise<void> {
+    await this.#engine.weightsChanged?.(this.globalStep);
+  }
+
+  protected override extraState(): Record<string, unknown> {
+    return {
+      generations: this.#generations,
+      used: this.#used,
+      rollouts: this.#buffer.map(rolloutToJson),
+      referenceNorm: this.#referenceNorm,
+    };
+  }
+
+  protected override async restoreExtra(extra: Record<string, unknown>, folder: string): Promise<void> {
+    const { generations, used, rollouts, referenceNorm } = extra;
+    if (!Number.isSafeInteger(generations) || !Number.isSafeInteger(used) || !Array.isArray(rollouts)) {
+      throw new FileFormatError(folder, 'not the state of a GRPO trainer');
+    }
+    if (referenceNorm !== this.#referenceNorm) {
+      const problem = `made with another reference policy (norm of its weights ${referenceNorm}, here ${this.#referenceNorm})`;
+      throw new FileFormatError(folder, `${problem}; make the trainer from the model that the run started from`);
+    }
+    this.#generations = generations as number;
+    this.#used = used as number;
+    this.#buffer = rollouts.map((rollout) => rolloutFromJson(rollout));
+  }
+
+  async #updateOn(batches: Rollout[][], generations: Generation[], learningRate: number): Promise<Update> {
+    const policies = { policy: this.policy, reference: this.#reference };
+    const { loss, gradNorm, metrics } = await updatePolicy(
+      policies,
+      this.optimizer,
+      batches,
+      this.config,
+      learningRate,
+    );
+    const rollouts = batches.flat();
+    const completions = rollouts.reduce((sum, rollout) => sum + rollout.completionIds.length, 0);
+    const prompts = rollouts.reduce((sum, rollout) => sum + rollout.promptIds.length, 0);
+    return {
+      loss,
+      gradNorm,
+      metrics: { ...averageMetrics(generations.map((generation) => generation.metrics)), ...metrics },
+      completions: generations.flatMap((generation) => generation.completions),
+      rewardFailures: generations.flatMap((generation) => generation.rewardFailures),
+      tokens: { all: prompts + completions, completions },
+    };
+  }
+
+  /** Fills the buffer with the completions of the next prompts. */
+  async #generate(): Promise<Generation> {
+    const { config, policy } = this;
+    const n = config.numGenerations;
+    const rows = this.sampler!.take((config.perDeviceTrainBatchSize * this.#stepsPerGeneration) / n);
+    const prompts = rows.map((row) => this.#encode(this.#prompts[row]!));
+    const generated = await generateAndScore(this.#engine, prompts, this.#rewards, {
+      maxNewTokens: config.maxCompletionLength,
+      n,
+      temperature: config.temperature,
+      topK: config.topK,
+      topP: config.topP,
+      minP: config.minP,
+      stop: config.stop,
+      seed: deriveSeed(config.seed, this.#generations++),
+    });
+    const { completions, scored, failures } = generated;
+    const needsRolloutLogProbs = config.rolloutCorrection !== null || config.offPolicyMaskThreshold !== null;
+    const rollouts = completions.map(({ completionIds, logProbs, stopReason }, i) => ({
+      group: Math.floor(i / n),
+      promptIds: prompts[Math.floor(i / n)]!.ids,
+      completionIds,
+      reward: scored.totals[i]!,
+      truncated: stopReason === 'length',
+      ...(needsRolloutLogProbs ? { rolloutLogProbs: logProbs } : {}),
+    }));
+    const ready = await withAdvantages(policy.device, rollouts, config);
+    this.#buffer = await this.#withLogProbs(ready);
+    this.#used = 0;
+    const advantages = ready.map((rollout) => rollout.advantage!);
+    return {
+      metrics: rolloutMetrics(scored, completions, n),
+      completions: trackedCompletions(generated, advantages, { step: this.globalStep + 1, split: 'train' }),
+      rewardFailures: failures,
+    };
+  }
+
+  /**
+   * Old log-probs where a completion may be used after the weights have changed (else the ratio is 1), and those of the
+   * reference where it is used more than once (else the update computes them).
+   */
+  async #withLogProbs(rollouts: Rollout[]): Promise<Rollout[]> {
+    const { numIterations, gradientAccumulationSteps } = this.config;
+    const uses = this.#stepsPerGeneration * numIterations;
+    const old = gradientAccumulationSteps % uses === 0 ? null : await this.#logProbs(this.policy, rollouts);
+    const reference = this.#reference && numIterations > 1 ? await this.#logProbs(this.#reference, rollouts) : null;
+    return rollouts.map((rollout, i) => ({
+      ...rollout,
+      ...(old ? { oldLogProbs: old[i]! } : {}),
+      ...(reference ? { refLogProbs: reference[i]! } : {}),
+    }));
+  }
+
+  async #logProbs(model: CausalLM, rollouts: readonly Rollout[]): Promise<Float32Array[]> {
+    const { perDeviceTrainBatchSize: size, temperature, logitsWorkspaceBytes: workspaceBytes } = this.config;
+    const parts: Float32Array[] = [];
+    for (let begin = 0; begin < rollouts.length; begin += size) {
+      parts.push(...(await model.logProbs(rollouts.slice(begin, begin + size), { temperature, workspaceBytes })));
+    }
+    return parts;
+  }
+
+  /** The next micro-batch of the buffer, which runs `numIterations` times from its first to its last. */
+  #nextMicroBatch(): Rollout[] {
+    const size = this.config.perDeviceTrainBatchSize;
+    const begin = (this.#used % this.#stepsPerGeneration) * size;
+    const batch = this.#buffer.slice(begin, begin + size);
+    if (++this.#used === this.#stepsPerGeneration * this.config.numIterations) {
+      this.#buffer = [];
+      this.#used = 0;
+    }
+    return batch;
+  }
+
+  #encode(record: PromptRecord): GeneratedPrompt {
+    return { record, ...encodePrompt(record, this.policy.tokenizer, this.config.maxPromptLength) };
+  }
+}
+
+/** A frozen copy of the policy as it is now. */
+async function referenceOf(policy: CausalLM): Promise<{ model: CausalLM; norm: number }> {
+  const { device } = policy;
+  const model = policy.clone({ frozen: true });
+  const weights = device.empty([model.parameters.count]);
+  const norm = device.empty([1]);
+  try {
+    device.run('copy', { in: model.parameters.flat, out: weights });
+    device.run('globalNorm', { in: weights, norm });
+    return { model, norm: (await norm.read())[0]! };
+  } catch (error) {
+    model.dispose();
+    throw error;
+  } finally {
+    weights.dispose();
+    norm.dispose();
+  }
+}
