@@ -184,20 +184,6 @@ describe('an update', () => {
     expect(report.metrics['ratio/mean']).toBeCloseTo(1, 6);
   });
 
-  it('trains bf16 weights through float32 masters', async () => {
-    const policy = await CausalLM.load(`${fixtures}models/qwen2`, { device, dtype: 'bf16' });
-    const trainer = await GRPOTrainer.create({ policy, ...base, learningRate: 1e-5, maxGradNorm: 0 });
-    const before = (await policy.parameters.flat.read()) as Float32Array;
-    const norms: number[] = [];
-    for (let i = 0; i < 8; i++) norms.push((await trainer.step(rollouts)).gradNorm);
-    const after = (await policy.parameters.flat.read()) as Float32Array;
-    // A single step of 1e-5 is below half a bf16 rounding step of most weights; eight of them show only through masters.
-    expect(after).not.toEqual(before);
-    expect(norms.every(Number.isFinite)).toBe(true);
-    await trainer.close();
-    policy.dispose();
-  });
-
   it('rejects rollouts that cannot be used and says which', async () => {
     const bad = (change: object) =>
       updateOnce(
