@@ -41,7 +41,7 @@ async function run(batches: TokenSequence[][], gradientCheckpointing = false) {
     scores.dispose();
     done += size;
   }
-  return { logProbs, gradients: await policy.parameters.gradients!.read() };
+  return { logProbs, gradients: (await policy.parameters.gradients!.read()) as Float32Array };
 }
 
 test('a completion has the same log-probs, to the bit, whether its prompt is shared or its own', async () => {
