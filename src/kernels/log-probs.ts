@@ -41,6 +41,8 @@ export interface LogProbGradients {
   logSumExp: Tensor;
   /** [N] f32, as the forward pass gave it; needed beside `gradEntropy` when the logits are a slice. */
   entropy?: Tensor | null;
+  /** Not read: it lets the result of the forward pass be spread into these options. */
+  logProbs?: Tensor;
 }
 
 /** A slice of the vocabulary, for a head that is split over devices. */
@@ -220,7 +222,7 @@ export function linearTokenLogProbsBackward(
   }
 }
 
-const gradientKeys = ['temperature', 'softcap', 'gradLogProbs', 'gradEntropy', 'logSumExp', 'entropy'];
+const gradientKeys = ['temperature', 'softcap', 'gradLogProbs', 'gradEntropy', 'logSumExp', 'entropy', 'logProbs'];
 
 function softmaxScalars(name: string, { temperature = 1, softcap = 0 }: SoftmaxOptions) {
   return {
