@@ -202,9 +202,10 @@ function rejectUnsupported(json: Json, modelType: ModelType, file: string): void
   const types = Array.isArray(json.layer_types) ? json.layer_types : [];
   const other = types.find((type) => type !== 'full_attention');
   if (other !== undefined) reject(`layer_types with "${other}"`);
-  // Qwen carries a window that is off unless use_sliding_window says otherwise; Mistral's is on whenever it is there.
-  const window = json.sliding_window;
-  const on = modelType === 'mistral' ? true : json.use_sliding_window === true;
+  // Qwen carries a window that is off unless use_sliding_window says otherwise. Mistral's is on: 4096 when unnamed.
+  const mistral = modelType === 'mistral';
+  const window = json.sliding_window === undefined && mistral ? 4096 : json.sliding_window;
+  const on = mistral || json.use_sliding_window === true;
   if (on && typeof window === 'number' && window < Number(json.max_position_embeddings)) {
     reject(`sliding_window ${window} below max_position_embeddings ${json.max_position_embeddings}`);
   }

@@ -59,6 +59,7 @@ describe('config.json', () => {
     [{ rope_scaling: { rope_type: 'yarn', factor: 4 } }, /rope_type "yarn"/],
     [{ layer_types: ['full_attention', 'sliding_attention'] }, /sliding_attention/],
     [{ model_type: 'mistral', sliding_window: 256 }, /sliding_window 256/],
+    [{ model_type: 'mistral', max_position_embeddings: 8192 }, /sliding_window 4096/],
     [{ model_type: 'qwen2', sliding_window: 256, use_sliding_window: true }, /sliding_window 256/],
   ])('with %j is refused by name', (extra, message) => {
     const parse = () => parseConfig({ ...llama, ...extra }, 'm/config.json');
