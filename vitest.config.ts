@@ -1,6 +1,8 @@
 import { defineConfig } from 'vitest/config';
 
 export default defineConfig({
+  // The examples import the package by its name.
+  resolve: { alias: [{ find: /^grpo-native$/, replacement: new URL('./src/index.ts', import.meta.url).pathname }] },
   test: {
     include: ['test/**/*.test.ts', 'examples/**/*.test.ts'],
     pool: 'forks',

@@ -1,5 +1,6 @@
 /** grpo-native for Node. */
-export type { DeviceMemory, DType } from './backend/backend.js';
+import './platform/node.js';
+
 export {
   availableDevices,
   type DeviceInfo,
@@ -7,6 +8,8 @@ export {
   type OpenDeviceOptions,
   openDevice,
 } from './backend/open-device.js';
-export type { TensorData } from './dtype.js';
-export * from './errors.js';
-export { Device, Scope, Tensor } from './tensor.js';
+export * from './browser.js';
+export { type ConsoleOptions, ConsoleTracker, type ProgressStream } from './tracking/console.js';
+export { JsonlTracker } from './tracking/jsonl.js';
+export { ReportTracker, writeReport } from './tracking/report/report.js';
+export { TensorBoardTracker } from './tracking/tensorboard.js';

@@ -1,0 +1,61 @@
+/** What runs in a browser as well as in Node: everything that needs no file, process or addon of its own. */
+export type { Backend, DeviceMemory, DType } from './backend/backend.js';
+export { loadDemonstrations, loadPrompts } from './data/load.js';
+export type { ChatMessage, PromptRecord } from './data/prompts.js';
+export { type DemonstrationRecord, parseDemonstrations, parsePrompts } from './data/records.js';
+export type { TensorData } from './dtype.js';
+export * from './errors.js';
+export * from './kernels/index.js';
+export { CausalLM, type CreateOptions, type LoadOptions, type Prompt, type WeightDType } from './models/causal-lm.js';
+export type { ModelConfig, ModelShape, ModelType } from './models/config.js';
+export type { Parameter, Parameters } from './models/parameters.js';
+export type { ScoreOptions, TokenScores, TokenSequence } from './models/token-scores.js';
+export { type FileSystem, installFileSystem } from './platform/files.js';
+export { type FormatRewardOptions, formatReward, taggedText } from './rewards/format.js';
+export {
+  type LengthRewardOptions,
+  lengthReward,
+  type OverlongPenaltyOptions,
+  overlongPenalty,
+} from './rewards/length.js';
+export {
+  answersMatch,
+  type CompareOptions,
+  compareAnswers,
+  extractAnswer,
+  gradeAnswer,
+  type MathsGrade,
+  type Verdict,
+} from './rewards/maths.js';
+export { type MathsRewardOptions, mathsReward } from './rewards/maths-reward.js';
+export { type RegexRewardOptions, regexReward } from './rewards/regex.js';
+export type { Reward, RewardFunction, RewardSample, Scores } from './rewards/reward.js';
+export { type RewardFailure, type ScoredBatch, scoreBatch } from './rewards/score.js';
+export type { Completion, GenerateOptions, RolloutEngine } from './rollout/engine.js';
+export { NativeEngine, type NativeEngineOptions } from './rollout/native-engine.js';
+export { Device, Scope, Tensor } from './tensor.js';
+export { ChatTemplate, type ChatTemplateOptions } from './text/chat-template.js';
+export { type CharacterTokenizerOptions, Tokenizer } from './text/tokenizer.js';
+export { combineTrackers } from './tracking/combine.js';
+export type { TrackedCompletion, Tracker } from './tracking/tracker.js';
+export { latestCheckpoint } from './trainer/checkpoint.js';
+export {
+  type GRPOConfig,
+  type GRPOOptions,
+  grpoConfigSchema,
+  type SFTConfig,
+  type SFTOptions,
+  sftConfigSchema,
+} from './trainer/config.js';
+export { GRPOTrainer, type GRPOTrainerOptions } from './trainer/grpo-trainer.js';
+export {
+  ConfigError,
+  type ConfigOption,
+  configOptions,
+  parseConfig,
+  parseGRPOConfig,
+  parseSFTConfig,
+} from './trainer/parse-config.js';
+export type { Rollout } from './trainer/rollout.js';
+export { SFTTrainer, type SFTTrainerOptions } from './trainer/sft-trainer.js';
+export type { StepReport, TrainerOptions, TrainingSummary } from './trainer/trainer.js';
