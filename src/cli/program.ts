@@ -109,7 +109,7 @@ function createProgram(setExitCode: (code: number) => void): Command {
     .command('quickstart')
     .description('In a few minutes: clone a small model from flawed demonstrations, then correct it with GRPO')
     .option(...deviceOption)
-    .option('--out <folder>', 'folder of the run', 'runs/quickstart')
+    .option('--out <folder>', 'folder of the run (default: runs/quickstart, or with a number behind it)')
     .addOption(numberOption('--steps <integer>', 'GRPO updates'))
     .addOption(numberOption('--seed <integer>', 'seed of data, weights and sampling', 1))
     .addOption(numberOption('--threads <integer>', 'threads of the CPU kernels'))
