@@ -3,7 +3,7 @@ import { openDevice } from '../../../src/backend/open-device.js';
 import { InvalidArgumentError } from '../../../src/errors.js';
 import type { CausalLM } from '../../../src/models/causal-lm.js';
 import '../../../src/platform/node.js';
-import type { Completion } from '../../../src/rollout/engine.js';
+import type { Completion, GenerateOptions } from '../../../src/rollout/engine.js';
 import { NativeEngine, type NativeEngineOptions } from '../../../src/rollout/native-engine.js';
 import type { Device } from '../../../src/tensor.js';
 import { tinyPolicy } from '../../tiny-model.js';
@@ -11,6 +11,16 @@ import { tinyPolicy } from '../../tiny-model.js';
 const prompts = ['12+7=', 'a', 'the quick brown fox jumps over the lazy dog. ', '3*3'];
 /** No stop token, so that lengths are known. */
 const sampling = { maxNewTokens: 12, seed: 5, stopTokenIds: [] };
+
+/** Samples, and the log-probs that the trainer computes for the same tokens. */
+async function sampleAndScore(policy: CausalLM, texts: readonly string[], options: GenerateOptions) {
+  const completions = (await policy.generate(texts, options)).flat();
+  const sequences = completions.map(({ completionIds }, i) => {
+    return { promptIds: policy.tokenizer.encode(texts[Math.floor(i / (options.n ?? 1))]!), completionIds };
+  });
+  const scored = await policy.logProbs(sequences, { temperature: options.temperature ?? 1 });
+  return { sampled: completions.map(({ logProbs }) => logProbs), scored };
+}
 
 /** Runs a suite on a device with a policy, and checks that nothing is left over. */
 function withPolicy(matmul: 'builtin' | 'openblas' | undefined, run: (get: () => CausalLM) => void): void {
@@ -33,13 +43,25 @@ const ids = (completions: Completion[][]) => completions.map((row) => row.map((c
 describe('with the built-in matrix product', () => {
   withPolicy('builtin', (get) => {
     it('the log-probs of samples are those that the trainer computes, bit for bit', async () => {
-      const policy = get();
-      const completions = await policy.generate(prompts, { ...sampling, n: 3, temperature: 0.7 });
-      const sequences = completions.flatMap((row, p) =>
-        row.map(({ completionIds }) => ({ promptIds: policy.tokenizer.encode(prompts[p]!), completionIds })),
+      const options = { ...sampling, n: 3, temperature: 0.7 };
+      const { sampled, scored } = await sampleAndScore(get(), prompts, options);
+      expect(sampled).toEqual(scored);
+    });
+
+    it('so they are for weights in bf16, with normed queries and keys, and with a head of its own', async () => {
+      const policy = tinyPolicy(
+        { device: get().device, dtype: 'bf16' },
+        { modelType: 'qwen3', headDim: 24, tieWordEmbeddings: false },
       );
-      const scored = await policy.logProbs(sequences, { temperature: 0.7 });
-      expect(completions.flat().map(({ logProbs }) => logProbs)).toEqual(scored);
+      const { sampled, scored } = await sampleAndScore(policy, prompts, { ...sampling, n: 2 });
+      expect(sampled).toEqual(scored);
+      policy.dispose();
+    });
+
+    it('so they are when the prompts are more than go through the model at a time', async () => {
+      const many = Array.from({ length: 45 }, (_, i) => `${i} `.repeat(60).slice(0, 100));
+      const { sampled, scored } = await sampleAndScore(get(), many, { ...sampling, maxNewTokens: 2 });
+      expect(sampled).toEqual(scored);
     });
 
     it('a sample depends on its seed and place, not on its batch', async () => {
@@ -86,14 +108,8 @@ describe('with the built-in matrix product', () => {
 describe('with the matrix product of the machine', () => {
   withPolicy(undefined, (get) => {
     it('the log-probs of samples are those that the trainer computes, to 1e-5', async () => {
-      const policy = get();
-      const completions = await policy.generate(prompts, { ...sampling, n: 3 });
-      const sequences = completions.flatMap((row, p) =>
-        row.map(({ completionIds }) => ({ promptIds: policy.tokenizer.encode(prompts[p]!), completionIds })),
-      );
-      const scored = await policy.logProbs(sequences);
-      const sampled = completions.flat().flatMap(({ logProbs }) => [...logProbs]);
-      const differences = scored.flatMap((row) => [...row]).map((x, i) => Math.abs(x - sampled[i]!));
+      const { sampled, scored } = await sampleAndScore(get(), prompts, { ...sampling, n: 3 });
+      const differences = sampled.flatMap((row, i) => Array.from(row, (x, t) => Math.abs(x - scored[i]![t]!)));
       expect(differences).toHaveLength(prompts.length * 3 * sampling.maxNewTokens);
       expect(Math.max(...differences)).toBeLessThan(1e-5);
     });
