@@ -8,6 +8,9 @@ namespace grpo_native {
 
 namespace {
 
+#define GRPO_CHECK_FUNCTION(op) \
+  if (!backend->op) problem = "it has no function " #op;
+
 // Whether the table was made for this addon; else what differs.
 bool fits(const grpo_backend* backend, std::string& problem) {
   if (!backend) {
@@ -18,6 +21,8 @@ bool fits(const grpo_backend* backend, std::string& problem) {
   } else if (backend->struct_size != sizeof(grpo_backend)) {
     problem = "expected a table of " + std::to_string(sizeof(grpo_backend)) + " bytes but it has " +
               std::to_string(backend->struct_size);
+  } else {
+    GRPO_OPERATIONS(GRPO_CHECK_FUNCTION)
   }
   return problem.empty();
 }

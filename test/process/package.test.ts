@@ -30,7 +30,7 @@ const program = `
 `;
 
 describe('the packed package, installed without scripts', () => {
-  test('holds the compiled code, the kernels and the binary, and no tests or source maps of them', () => {
+  test('holds the compiled code, the kernels and the binary, but no tests and no build folders', () => {
     const paths = packed.files.map((file) => file.path);
     expect(paths).toEqual(
       expect.arrayContaining(['dist/index.js', 'dist/index.d.ts', 'kernels/include/grpo.h', 'LICENSE']),

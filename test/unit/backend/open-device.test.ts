@@ -1,10 +1,10 @@
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, describe, expect, test, vi } from 'vitest';
 import { availableDevices, openDevice } from '../../../src/backend/open-device.js';
-import { BackendUnavailableError, InvalidArgumentError } from '../../../src/errors.js';
+import { BackendUnavailableError, InvalidArgumentError, UnsupportedError } from '../../../src/errors.js';
 import { testDevices } from '../../devices.js';
 
 afterEach(() => vi.unstubAllEnvs());
@@ -111,21 +111,82 @@ describe('the CUDA library', () => {
     expect(error.attempts[0]).toMatchObject({ stage: 'abi', message: expect.stringMatching(message) });
   });
 
-  test('that finds no device', async () => {
-    const path = compile(
-      'empty.so',
-      `#include "grpo.h"
-      #include <stdio.h>
-      static int count(void) { return 0; }
-      static grpo_status create(int ordinal, const char* options, grpo_context** context, char* message, size_t size) {
-        snprintf(message, size, "there is no device %d", ordinal);
-        return GRPO_UNSUPPORTED;
+  test('that lacks an operation', async () => {
+    const code = `#include "grpo.h"
+      static const grpo_backend table = {GRPO_ABI_VERSION, sizeof(grpo_backend), "cuda"};
+      const grpo_backend* grpo_cuda_backend(void) { return &table; }`;
+    const error = await openWith(compile('incomplete.so', code));
+    expect(error.attempts[0]).toMatchObject({ stage: 'abi', message: expect.stringMatching(/no function/) });
+  });
+
+  describe('that works', () => {
+    const fake = () =>
+      compile('fake.so', readFileSync(new URL('../../fixtures/fake_backend.c', import.meta.url), 'utf8'));
+
+    async function openFake(name = 'cuda') {
+      vi.stubEnv('GRPO_CUDA_LIBRARY', fake());
+      return openDevice(name);
+    }
+
+    test("is chosen by 'auto', by name and by ordinal", async () => {
+      using first = await openFake('auto');
+      using second = await openFake('cuda:1');
+      expect(first.name).toBe('cuda:0 (fake 0)');
+      expect(first.why).toBe('auto chose CUDA: 2 CUDA device(s) found');
+      expect(second.name).toBe('cuda:1 (fake 1)');
+      expect((await availableDevices())[1]).toMatchObject({ kind: 'cuda', available: true });
+    });
+
+    test('but not for that ordinal', async () => {
+      const error = await openFake('cuda:2').catch((e) => e);
+      expect(error).toBeInstanceOf(BackendUnavailableError);
+      expect(error.attempts).toEqual([{ path: 'cuda:2', stage: 'device', message: 'there is no device 2' }]);
+    });
+
+    test('reads and writes memory of somebody else in place', async () => {
+      using device = await openFake();
+      const address = BigInt(device.backend.details.address!);
+      using theirs = device.tensorFromPointer(address, [4]);
+      using copy = device.empty([4]);
+      device.run('copy', { in: theirs, out: copy });
+      expect(await copy.read()).toEqual(Float32Array.of(1, 2, 3, 4));
+      device.run('fill', { out: theirs.view([2], 2), value: 9 });
+      expect(await theirs.read()).toEqual(Float32Array.of(1, 2, 9, 9));
+      theirs.write([1, 2, 3, 4]);
+      await device.synchronize();
+    });
+
+    test('names an operation that it does not have', async () => {
+      using device = await openFake();
+      const out = device.zeros([4]);
+      device.run('add', { a: out, b: out, out, alpha: 1, beta: 1 });
+      await expect(out.read()).rejects.toThrow(new UnsupportedError('add on a fake device'));
+    });
+
+    test('and is lost: everything after that fails, in this device only', async () => {
+      using device = await openFake();
+      using healthy = await openFake();
+      const [before, hit, after] = [device.zeros([4]), device.zeros([4]), healthy.zeros([4])];
+      await before.read();
+      device.run('fill', { out: hit, value: 13 });
+      for (const use of [
+        () => hit.read(),
+        () => before.read(),
+        () => device.zeros([4]).read(),
+        () => device.synchronize(),
+      ]) {
+        await expect(use()).rejects.toMatchObject({
+          code: 'GRPO_DEVICE_LOST',
+          message: 'the fake device fell off the bus',
+        });
       }
-      static const grpo_backend table = {GRPO_ABI_VERSION, sizeof(grpo_backend), "cuda", count, create};
-      const grpo_backend* grpo_cuda_backend(void) { return &table; }`,
-    );
-    const error = await openWith(path);
-    expect(error.attempts).toEqual([{ path: 'cuda:0', stage: 'device', message: 'there is no device 0' }]);
+      expect(await after.read()).toEqual(new Float32Array(4));
+    });
+  });
+
+  test('that finds no device', async () => {
+    const code = readFileSync(new URL('../../fixtures/fake_backend.c', import.meta.url), 'utf8');
+    vi.stubEnv('GRPO_CUDA_LIBRARY', compile('none.so', code.replace('return 2;', 'return 0;')));
     using device = await openDevice('auto');
     expect(device.kind).toBe('cpu');
     expect(device.why).toBe('auto chose the CPU: the driver reports no CUDA device');
