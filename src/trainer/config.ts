@@ -18,7 +18,7 @@ const optimisationOptions = {
     .describe('Course of the learning rate after the warm-up: constant, or down to minLearningRateRatio'),
   minLearningRateRatio: share.default(0).describe('Share of the learning rate that linear and cosine end at'),
   warmupSteps: count.default(0).describe('Updates over which the learning rate rises linearly from 0'),
-  warmupRatio: share.default(0).describe('The same as a share of all updates; used when warmupSteps is 0'),
+  warmupRatio: share.default(0).describe('The same as a share of all updates; not together with warmupSteps'),
   adamBeta1: share.lt(1).default(0.9).describe('Decay of the first moment of AdamW'),
   adamBeta2: share.lt(1).default(0.999).describe('Decay of the second moment of AdamW'),
   adamEpsilon: finite.positive().default(1e-8).describe('Added to the denominator of AdamW'),
@@ -131,7 +131,7 @@ const lossOptions = {
     .default(null)
     .describe("Importance weights for an engine whose log-probs differ from the trainer's"),
   rolloutCorrectionCap: finite.positive().default(3).describe('Upper bound of those weights'),
-  rolloutCorrectionMin: finite.nonnegative().default(0).describe('Lower bound of those weights (mask modes)'),
+  rolloutCorrectionMin: finite.nonnegative().default(0).describe('Lower bound of those weights'),
   rolloutCorrectionGeometric: z.boolean().default(false).describe('Geometric mean instead of product (sequence modes)'),
   sapoTemperaturePos: finite.positive().default(1).describe('Temperature of sapo for positive advantages'),
   sapoTemperatureNeg: finite.positive().default(1.05).describe('Temperature of sapo for the others'),

@@ -12,9 +12,9 @@ import { withAdvantages } from './advantages.js';
 import type { GRPOConfig, GRPOOptions } from './config.js';
 import { evaluate } from './evaluation.js';
 import { type GeneratedPrompt, generateAndScore, trackedCompletions } from './generation.js';
-import { averageMetrics, rolloutMetrics } from './metrics.js';
+import { averageMetrics, completionMetrics, rewardMetrics, rolloutMetrics } from './metrics.js';
 import { parseGRPOConfig } from './parse-config.js';
-import { checkRollouts, type Rollout, rolloutFromJson, rolloutToJson } from './rollout.js';
+import { byGroup, checkRollouts, type Rollout, rolloutFromJson, rolloutToJson } from './rollout.js';
 import { updatePolicy } from './step.js';
 import { type EvaluationResult, type StepReport, Trainer, type TrainerOptions, type Update } from './trainer.js';
 
@@ -106,7 +106,8 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
       const batches = Array.from({ length: Math.ceil(ready.length / size) }, (_, i) =>
         ready.slice(i * size, (i + 1) * size),
       );
-      return this.#updateOn(batches, [], learningRate);
+      const { metrics, ...update } = await this.#updateOn(batches, [], learningRate);
+      return { ...update, metrics: { ...metricsOf(rollouts), ...metrics } };
     });
   }
 
@@ -256,6 +257,20 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
   #encode(record: PromptRecord): GeneratedPrompt {
     return { record, ...encodePrompt(record, this.policy.tokenizer, this.config.maxPromptLength) };
   }
+}
+
+/** Of completions that the caller sampled; those of rewards when they bring rewards. */
+function metricsOf(rollouts: readonly Rollout[]): Record<string, number> {
+  const { sorted, offsets } = byGroup(rollouts);
+  const lengths = sorted.map((rollout) => rollout.completionIds.length);
+  const truncated = sorted.map((rollout) => rollout.truncated === true);
+  const rewards = sorted.every((rollout) => rollout.reward !== undefined)
+    ? rewardMetrics(
+        Float64Array.from(sorted, (rollout) => rollout.reward!),
+        offsets,
+      )
+    : {};
+  return { ...rewards, ...completionMetrics(lengths, truncated) };
 }
 
 /** A frozen copy of the policy as it is now. */

@@ -11,31 +11,45 @@ export function rolloutMetrics(
   groupSize: number,
 ): Record<string, number> {
   const metrics: Record<string, number> = {};
-  const put = (name: string, value: number) => {
-    if (Number.isFinite(value)) metrics[name] = value;
-  };
-  const scorable = [...scored.totals].filter((total) => !Number.isNaN(total));
-  put('reward', mean(scorable));
-  put('reward_std', standardDeviation(scorable));
-  put('frac_reward_zero_std', shareOfFlatGroups(scored.totals, groupSize));
-  put('frac_reward_unscorable', 1 - scorable.length / scored.totals.length);
   for (const [name, scores] of Object.entries(scored.scores)) {
     const finite = scores.filter((score): score is number => score !== null && !Number.isNaN(score));
-    put(`rewards/${name}/mean`, mean(finite));
-    put(`rewards/${name}/std`, standardDeviation(finite));
+    metrics[`rewards/${name}/mean`] = mean(finite);
+    metrics[`rewards/${name}/std`] = standardDeviation(finite);
     const failed = scores.filter((score) => score !== null && Number.isNaN(score)).length;
-    if (failed > 0) put(`rewards/${name}/unscorable`, failed);
+    if (failed > 0) metrics[`rewards/${name}/unscorable`] = failed;
   }
+  const groups = Int32Array.from({ length: scored.totals.length / groupSize + 1 }, (_, g) => g * groupSize);
   const lengths = completions.map((completion) => completion.completionIds.length);
-  const terminated = lengths.filter((_, i) => completions[i]!.stopReason === 'stop');
-  put('completions/mean_length', mean(lengths));
-  put('completions/min_length', Math.min(...lengths));
-  put('completions/max_length', Math.max(...lengths));
-  put('completions/clipped_ratio', 1 - terminated.length / lengths.length);
-  put('completions/mean_terminated_length', mean(terminated));
-  put('completions/min_terminated_length', Math.min(...terminated));
-  put('completions/max_terminated_length', Math.max(...terminated));
-  return metrics;
+  const truncated = completions.map((completion) => completion.stopReason === 'length');
+  return finiteOnly({
+    ...rewardMetrics(scored.totals, groups),
+    ...metrics,
+    ...completionMetrics(lengths, truncated),
+  });
+}
+
+/** Of the rewards of groups; group g has those from groupOffsets[g] up to groupOffsets[g + 1]. */
+export function rewardMetrics(totals: Float64Array, groupOffsets: Int32Array): Record<string, number> {
+  const scorable = [...totals].filter((total) => !Number.isNaN(total));
+  return finiteOnly({
+    reward: mean(scorable),
+    reward_std: standardDeviation(scorable),
+    frac_reward_zero_std: shareOfFlatGroups(totals, groupOffsets),
+    frac_reward_unscorable: 1 - scorable.length / totals.length,
+  });
+}
+
+export function completionMetrics(lengths: readonly number[], truncated: readonly boolean[]): Record<string, number> {
+  const terminated = lengths.filter((_, i) => !truncated[i]);
+  return finiteOnly({
+    'completions/mean_length': mean(lengths),
+    'completions/min_length': Math.min(...lengths),
+    'completions/max_length': Math.max(...lengths),
+    'completions/clipped_ratio': 1 - terminated.length / lengths.length,
+    'completions/mean_terminated_length': mean(terminated),
+    'completions/min_terminated_length': Math.min(...terminated),
+    'completions/max_terminated_length': Math.max(...terminated),
+  });
 }
 
 /** The mean of each metric over the records that have it. */
@@ -50,19 +64,24 @@ export function mean(values: readonly number[]): number {
   return values.reduce((sum, value) => sum + value, 0) / values.length;
 }
 
-/** With n - 1; 0 for a single value. */
+/** With n - 1; 0 for a single value, NaN for none. */
 export function standardDeviation(values: readonly number[]): number {
-  if (values.length === 1) return 0;
+  if (values.length < 2) return values.length === 1 ? 0 : Number.NaN;
   const center = mean(values);
   return Math.sqrt(values.reduce((sum, value) => sum + (value - center) ** 2, 0) / (values.length - 1));
 }
 
 /** Groups in which all scorable rewards are equal: their completions have no advantage. */
-function shareOfFlatGroups(totals: Float64Array, groupSize: number): number {
+function shareOfFlatGroups(totals: Float64Array, groupOffsets: Int32Array): number {
+  const count = groupOffsets.length - 1;
   let flat = 0;
-  for (let begin = 0; begin < totals.length; begin += groupSize) {
-    const group = totals.subarray(begin, begin + groupSize).filter((total) => !Number.isNaN(total));
+  for (let g = 0; g < count; g++) {
+    const group = totals.subarray(groupOffsets[g], groupOffsets[g + 1]).filter((total) => !Number.isNaN(total));
     if (group.every((total) => total === group[0])) flat++;
   }
-  return flat / (totals.length / groupSize);
+  return flat / count;
+}
+
+function finiteOnly(metrics: Record<string, number>): Record<string, number> {
+  return Object.fromEntries(Object.entries(metrics).filter(([, value]) => Number.isFinite(value)));
 }

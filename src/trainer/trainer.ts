@@ -77,8 +77,8 @@ export interface RunShape {
 }
 
 /**
- * What GRPO and SFT share: the course of a run. `for await (const report of trainer)` makes one update a turn; leaving
- * the loop ends the run after it.
+ * What GRPO and SFT share: the course of a run. `for await (const report of trainer)` makes one update a turn; a loop that
+ * was left can be entered again and goes on.
  */
 export abstract class Trainer<Config extends GRPOConfig | SFTConfig> implements AsyncIterable<StepReport> {
   readonly config: Config;

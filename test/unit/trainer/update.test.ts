@@ -182,6 +182,8 @@ describe('an update', () => {
     const { report } = await updateOnce({ beta: 0.1 }, bare);
     expect(report.metrics.kl).toBe(0);
     expect(report.metrics['ratio/mean']).toBeCloseTo(1, 6);
+    // What the caller's rollouts were like.
+    expect(report.metrics).toMatchObject({ frac_reward_zero_std: 0, 'completions/max_length': 9, reward: 0.34375 });
   });
 
   it('rejects rollouts that cannot be used and says which', async () => {
