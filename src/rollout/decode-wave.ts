@@ -34,6 +34,12 @@ export type Accept = (row: DecodeRow, id: number, logProb: number) => void;
 /** Prompt tokens that go through the model at a time. A longer prompt goes by itself. */
 const prefillTokens = 4096;
 
+/** A prompt and the rows that continue it. */
+interface SharedPrompt {
+  prompt: Int32Array;
+  rows: DecodeRow[];
+}
+
 /** Tokens that were sampled, or are being sampled, for some rows. */
 interface Step {
   rows: readonly DecodeRow[];
@@ -57,8 +63,7 @@ export class DecodeWave {
   readonly #values: Tensor[];
   /** Where in the cache a row's prompt and its own tokens begin. */
   readonly #places = new Map<DecodeRow, { prompt: number; own: number }>();
-  /** Each prompt once, with the rows that continue it. */
-  readonly #prompts: { prompt: Int32Array; rows: DecodeRow[] }[] = [];
+  readonly #prompts: SharedPrompt[] = [];
 
   constructor(device: Device, decoder: Decoder, rows: readonly DecodeRow[], options: SamplingOptions) {
     this.#device = device;
@@ -133,23 +138,13 @@ export class DecodeWave {
   #prefill(): Step {
     const scope = new Scope();
     try {
-      const last = scope.track(this.#device.empty([this.#rows.length, this.#decoder.config.hiddenSize]));
+      const { hiddenSize } = this.#decoder.config;
+      const last = scope.track(this.#device.empty([this.#rows.length, hiddenSize]));
       let done = 0;
-      let rowsDone = 0;
-      while (done < this.#prompts.length) {
-        let end = done;
-        let tokens = 0;
-        while (
-          end < this.#prompts.length &&
-          (end === done || tokens + this.#prompts[end]!.prompt.length <= prefillTokens)
-        ) {
-          tokens += this.#prompts[end++]!.prompt.length;
-        }
-        const chunk = this.#prompts.slice(done, end);
-        const rows = chunk.reduce((sum, prompt) => sum + prompt.rows.length, 0);
-        this.#prefillChunk(chunk, last.view([rows, last.shape[1]!], rowsDone * last.shape[1]!));
-        done = end;
-        rowsDone += rows;
+      for (const prompts of chunks(this.#prompts)) {
+        const count = prompts.reduce((sum, { rows }) => sum + rows.length, 0);
+        this.#prefillChunk(prompts, scope.track(last.view([count, hiddenSize], done * hiddenSize)));
+        done += count;
       }
       return this.#sample(this.#rows, 0, last, scope);
     } catch (error) {
@@ -159,7 +154,7 @@ export class DecodeWave {
   }
 
   /** Fills the cache with some prompts, and `last` with the output of the last token of each, once a row. */
-  #prefillChunk(prompts: readonly { prompt: Int32Array; rows: DecodeRow[] }[], last: Tensor): void {
+  #prefillChunk(prompts: readonly SharedPrompt[], last: Tensor): void {
     const ids: number[] = [];
     const positions: number[] = [];
     const offsets = [0];
@@ -193,7 +188,7 @@ export class DecodeWave {
           return inner.attention(queries, keys, values, layout);
         },
       );
-      this.#device.run('gatherRows', { in: out.value, indices: indices(lastRows), out: scope.track(last) });
+      this.#device.run('gatherRows', { in: out.value, indices: indices(lastRows), out: last });
     } finally {
       tape.dispose();
       scope.dispose();
@@ -319,4 +314,19 @@ export class DecodeWave {
     const { headDim } = this.#decoder.config;
     return { headDim, scale: 1 / Math.sqrt(headDim) };
   }
+}
+
+/** Runs of prompts that go through the model together. */
+function chunks(prompts: readonly SharedPrompt[]): SharedPrompt[][] {
+  const found: SharedPrompt[][] = [];
+  let tokens = Number.POSITIVE_INFINITY;
+  for (const shared of prompts) {
+    if (tokens + shared.prompt.length > prefillTokens) {
+      found.push([]);
+      tokens = 0;
+    }
+    found.at(-1)!.push(shared);
+    tokens += shared.prompt.length;
+  }
+  return found;
 }
