@@ -87,6 +87,11 @@ export function nextActions(attempts: readonly BackendAttempt[]): string[] {
 
 function usesMusl(): boolean {
   if (process.platform !== 'linux') return false;
-  const { header } = process.report.getReport() as { header: { glibcVersionRuntime?: string } };
+  // A report looks up the names of the process's network peers unless told not to.
+  const report = process.report as typeof process.report & { excludeNetwork?: boolean };
+  const before = report.excludeNetwork;
+  report.excludeNetwork = true;
+  const { header } = report.getReport() as { header: { glibcVersionRuntime?: string } };
+  report.excludeNetwork = before;
   return header.glibcVersionRuntime === undefined;
 }
