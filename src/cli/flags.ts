@@ -15,14 +15,16 @@ export function flagName(option: string): string {
 
 function flagsOf(option: ConfigOption): Option[] {
   const name = flagName(option.name);
-  const fallback = option.default === undefined ? '' : ` (default: ${describeDefault(option.default)})`;
-  const description = option.description + fallback;
   if (option.type === 'boolean') {
-    return [new Option(name, description), new Option(`--no-${name.slice(2)}`, `Switch ${option.name} off`)];
+    // Help shows the flag that changes something; the other one serves to win over a file.
+    const on = new Option(name, option.description).hideHelp(option.default === true);
+    const off = new Option(`--no-${name.slice(2)}`, `Switch off: ${option.description}`);
+    return [on, off.hideHelp(option.default !== true)];
   }
+  const description = option.description + describeDefault(option.default);
   if (option.type === 'list') {
-    const flag = new Option(`${name} <${option.items ?? 'text'}>`, `${description}; give it once for each entry`);
-    const parse = parserOf(option.items === 'number' ? 'number' : 'string', option);
+    const flag = new Option(`${name} <${placeholders[option.items ?? 'string']}>`, `${description}; may be repeated`);
+    const parse = parserOf(option.items ?? 'string', option);
     return [flag.argParser((text: string, before?: unknown[]) => [...(before ?? []), parse(text)])];
   }
   const choices = option.choices ? ` [${option.choices.join(', ')}]` : '';
@@ -30,10 +32,11 @@ function flagsOf(option: ConfigOption): Option[] {
   return [flag.argParser(parserOf(option.type, option))];
 }
 
-const placeholders = { number: 'number', integer: 'integer', string: 'text', boolean: 'boolean', list: 'text' };
+const placeholders = { number: 'number', integer: 'integer', string: 'text' };
 
 function describeDefault(value: unknown): string {
-  return typeof value === 'string' ? value : JSON.stringify(value);
+  if (value === undefined || value === null || (Array.isArray(value) && value.length === 0)) return '';
+  return ` (default: ${typeof value === 'string' ? value : JSON.stringify(value)})`;
 }
 
 function parserOf(type: ConfigOption['type'], option: ConfigOption): (text: string) => unknown {

@@ -5,12 +5,15 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { openDevice } from '../../src/backend/open-device.js';
+import '../../src/platform/node.js';
 import { tinyPolicy } from '../tiny-model.js';
 
 const program = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 let folder = '';
+// Each test starts one to four processes, which a busy machine starts slowly.
+vi.setConfig({ testTimeout: 120_000 });
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'grpo-cli-'));
@@ -80,7 +83,10 @@ async function measured(run: string): Promise<Record<string, unknown>[]> {
 describe('grpo', () => {
   it.each([
     [[], /train .*sft .*generate .*score .*doctor/s],
-    [['train'], /--num-generations <integer>.*--learning-rate <number>.*--resume/s],
+    [
+      ['train'],
+      /--resume.*--rewards <text>.*--num-generations <integer>.*--learning-rate <number>.*--no-shuffle-dataset/s,
+    ],
     [['sft'], /--max-length <integer>.*--learning-rate <number>/s],
     [['generate'], /--prompt <text>.*--temperature <number>/s],
     [['score'], /--data <file>/],
