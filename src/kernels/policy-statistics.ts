@@ -37,6 +37,7 @@ const maxima = ['ratioMax', 'highClippedMax', 'rolloutDifferenceMax'] as const;
 const names = [...sums, ...minima, ...maxima] as const;
 type Statistic = (typeof names)[number];
 
+export const policyStatisticNames: readonly string[] = names;
 export const policyStatisticCount = names.length;
 
 /** Which metrics a policy loss has: those of the tensors and options that it was given. */
