@@ -167,7 +167,7 @@ export abstract class Trainer<Config extends GRPOConfig | SFTConfig> implements 
   /** Scores the held-out rows now. */
   async evaluate(): Promise<Record<string, number>> {
     if (!this.#shape.hasEvaluation) throw new InvalidArgumentError('evalDataset', 'held-out rows', undefined);
-    const { metrics, completions = [] } = await this.evaluation();
+    const { metrics, completions = [] } = await this.#exclusively(() => this.evaluation());
     if (completions.length > 0) this.#tracker.completions?.(completions);
     return metrics;
   }

@@ -48,10 +48,10 @@ const small = {
 } satisfies Partial<GRPOTrainerOptions>;
 
 async function withTrainer<T>(
-  options: Partial<GRPOTrainerOptions>,
+  { dtype, ...options }: Partial<GRPOTrainerOptions> & { dtype?: 'f32' | 'bf16' },
   use: (trainer: GRPOTrainer, policy: CausalLM) => Promise<T>,
 ): Promise<T> {
-  const policy = options.policy ?? tinyPolicy({ device, seed: 1 });
+  const policy = options.policy ?? tinyPolicy({ device, seed: 1, dtype });
   try {
     await using trainer = await GRPOTrainer.create({ policy, ...small, ...options });
     return await use(trainer, policy);
@@ -266,8 +266,9 @@ describe('GRPOTrainer', () => {
 });
 
 describe('a resumed run gives the same bits as an unbroken one', () => {
-  const cases: [string, Partial<GRPOTrainerOptions>][] = [
+  const cases: [string, Parameters<typeof withTrainer>[0]][] = [
     ['on policy', {}],
+    ['bf16 weights', { dtype: 'bf16' }],
     [
       'with a reference, several iterations and a generation in use',
       { beta: 0.05, stepsPerGeneration: 4, numIterations: 2 },

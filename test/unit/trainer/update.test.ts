@@ -16,6 +16,7 @@ interface Fixture {
   optimiser: GRPOOptions;
   temperature: number;
   maxCompletionLength: number;
+  advantages: number[];
   rollouts: (Record<'promptIds' | 'completionIds' | 'oldLogProbs' | 'refLogProbs' | 'mask', number[]> & {
     group: number;
     reward: number;
@@ -175,6 +176,17 @@ describe('an update', () => {
     const untold = await updateOnce({}, someTruncated);
     expect(told.weights).toEqual(byHand.weights);
     expect(told.report.gradNorm).not.toBe(untold.report.gradNorm);
+  });
+
+  it('takes advantages as they are, and groups in any order', async () => {
+    const plain = await updateOnce({});
+    const withAdvantages = rollouts.map((rollout, i) => ({ ...rollout, advantage: fixture.advantages[i]! }));
+    const given = await updateOnce({}, withAdvantages);
+    expect(given.report.loss).toBeCloseTo(plain.report.loss, 6);
+    const interleaved = [0, 4, 1, 5, 2, 6, 3, 7].map((i) => rollouts[i]!);
+    const mixed = await updateOnce({}, interleaved);
+    expect(mixed.report.loss).toBe(plain.report.loss);
+    expect(mixed.weights).toEqual(plain.weights);
   });
 
   it('computes reference log-probs when the rollouts do not bring them', async () => {
