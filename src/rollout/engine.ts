@@ -28,6 +28,8 @@ export interface Completion {
   logProbs: Float32Array;
   /** `stop`: a stop token or string; `length`: maxNewTokens or the model's context was reached. */
   stopReason: 'stop' | 'length';
+  /** The optimiser update whose weights sampled it, where the engine knows. */
+  version?: number;
 }
 
 /** Where completions come from: the policy itself, or a server that holds a copy of its weights. */
@@ -36,5 +38,9 @@ export interface RolloutEngine {
   generate(promptIds: readonly Int32Array[], options: GenerateOptions): Promise<Completion[][]>;
   /** Called after each optimiser update; absent where the engine reads the policy's own weights. */
   weightsChanged?(step: number): Promise<void>;
+  /** How many of the next calls of `generate` may begin while the policy is still being updated. Absent: none. */
+  readonly lookahead?: number;
+  /** Begins what `generate` will soon be asked for with the same arguments; errors come out there. */
+  prefetch?(promptIds: readonly Int32Array[], options: GenerateOptions): void;
   close?(): Promise<void>;
 }
