@@ -3,6 +3,7 @@ import { pathToFileURL } from 'node:url';
 import { z } from 'zod';
 import { formatReward } from '../rewards/format.js';
 import { lengthReward, overlongPenalty } from '../rewards/length.js';
+import { mathsReward } from '../rewards/maths-reward.js';
 import { regexReward } from '../rewards/regex.js';
 import type { Reward } from '../rewards/reward.js';
 import { ConfigError, nearest, parseConfig } from '../trainer/parse-config.js';
@@ -38,6 +39,7 @@ const builtIns: Record<string, BuiltIn> = {
     },
     formatReward,
   ),
+  maths: builtIn({ field: z.string().optional(), tag: z.string().optional() }, mathsReward),
   length: builtIn({ target: tokens, tolerance: tokens.optional() }, lengthReward),
   overlong: builtIn({ maxLength: tokens, buffer: tokens }, overlongPenalty),
   regex: builtIn({ pattern: z.string(), flags: z.string().optional() }, ({ pattern, flags }) =>

@@ -27,12 +27,13 @@ export const cloneOptions = {
 } satisfies SFTOptions;
 
 export const grpoOptions = {
-  maxSteps: 200,
+  maxSteps: 125,
   numGenerations: 8,
   perDeviceTrainBatchSize: 128,
   maxCompletionLength,
-  learningRate: 6e-4,
-  lrSchedulerType: 'linear',
+  learningRate: 5e-5,
+  warmupSteps: 5,
+  evalOnStart: true,
   evalSteps: 25,
   perDeviceEvalBatchSize: 256,
 } satisfies GRPOOptions;

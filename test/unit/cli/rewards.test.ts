@@ -39,6 +39,14 @@ describe('loadRewards', () => {
     expect(length).toMatchObject({ name: 'length', weight: 0.5, timeoutMs: 9 });
   });
 
+  it('makes every built-in that needs no options', async () => {
+    const rewards = await loadRewards(['format', 'maths', { name: 'regex', pattern: '^<' }]);
+    expect(rewards.map((reward) => reward.name)).toEqual(['format', 'maths', 'regex']);
+    const record = { prompt: '1+1=', answer: '2' };
+    expect(await rewards[1]!.score([{ ...sample, record, completion: 'so \\boxed{2}' }])).toEqual([1]);
+    expect(await rewards[2]!.score([sample])).toEqual([1]);
+  });
+
   it('loads a function or a reward from a module', async () => {
     const [ones, packaged, renamed] = await loadRewards([
       `${module}#ones`,
