@@ -3,7 +3,7 @@ import { bytesPerElement } from '../backend/backend.js';
 import type { Decoder } from '../models/decoder.js';
 import { type Device, Scope, type Tensor } from '../tensor.js';
 
-/** How the tokens of a row are drawn. Rows that hold the same object are sampled together. */
+/** How the tokens of a row are drawn. Neighbours that differ in the seed only are sampled together. */
 export interface Sampling {
   /** 0 takes the most likely token. */
   temperature: number;
@@ -275,7 +275,11 @@ export function silent<T>(promise: Promise<T>): Promise<T> {
 /** Runs of rows between `begin` and `end` that are sampled alike. */
 function* runsOf(rows: readonly SampledRow[], begin: number, end: number): Generator<[begin: number, end: number]> {
   for (let first = begin, next = begin + 1; first < end; first = next, next++) {
-    while (next < end && rows[next]!.sampling === rows[first]!.sampling) next++;
+    while (next < end && alike(rows[next]!.sampling, rows[first]!.sampling)) next++;
     yield [first, next];
   }
+}
+
+function alike(a: Sampling, b: Sampling): boolean {
+  return a.temperature === b.temperature && a.topK === b.topK && a.topP === b.topP && a.minP === b.minP;
 }
