@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { GrpoError } from '../errors.js';
+import { cloneOptions, grpoOptions } from '../recipes/quickstart/settings.js';
 import { grpoConfigSchema, sftConfigSchema } from '../trainer/config.js';
 import { configOptions } from '../trainer/parse-config.js';
 import { addConfigFlags } from './flags.js';
@@ -110,7 +111,8 @@ function createProgram(setExitCode: (code: number) => void): Command {
     .description('In a few minutes: clone a small model from flawed demonstrations, then correct it with GRPO')
     .option(...deviceOption)
     .option('--out <folder>', 'folder of the run (default: runs/quickstart, or with a number behind it)')
-    .addOption(numberOption('--steps <integer>', 'GRPO updates'))
+    .addOption(numberOption('--steps <integer>', 'updates of GRPO', grpoOptions.maxSteps))
+    .addOption(numberOption('--clone-steps <integer>', 'updates of the cloning before', cloneOptions.maxSteps))
     .addOption(numberOption('--seed <integer>', 'seed of data, weights and sampling', 1))
     .addOption(numberOption('--threads <integer>', 'threads of the CPU kernels'))
     .action(async (flags) => setExitCode(await (await import('./commands/quickstart.js')).quickstart(flags)));

@@ -183,11 +183,33 @@ describe('grpo', () => {
   });
 });
 
+describe('grpo quickstart', () => {
+  it('goes through both stages and tells what they gave', async () => {
+    const steps = ['--clone-steps', '2', '--steps', '2'];
+    const { code, stdout, stderr } = await grpo(['quickstart', ...steps, '--out', 'runs/quick', '--threads', '1']);
+    expect(stderr).toMatch(/clone 2\/2 .*grpo 2\/2 /s);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/random weights +[\d.]+ % +[\d.]+ %\ncloned, 2 steps +[\d.]+ %.*\nafter GRPO +[\d.]+ %/);
+    expect(await measured('quick')).toHaveLength(3);
+    const held = await jsonLines('runs/quick/data/held-out.jsonl');
+    expect(held).toHaveLength(256);
+    for (const path of ['report.html', 'clone/report.html', 'model/tokenizer.json', 'clone/model/config.json']) {
+      expect(existsSync(join(folder, 'runs/quick', path)), path).toBe(true);
+    }
+    const model = ['--model', 'runs/quick/model', '--prompt', '27+38=', '--max-new-tokens', '4', '--threads', '1'];
+    expect((await grpo(['generate', ...model])).code).toBe(0);
+  });
+});
+
 describe('a run of grpo train', () => {
   const whole = ['train', 'run.yaml', '--output-dir', 'runs/whole'];
+  let first: Result;
+  beforeAll(async () => {
+    first = await grpo(whole);
+  }, 120_000);
 
   it('leaves a folder with everything about it', async () => {
-    const { code, stderr } = await grpo(whole);
+    const { code, stderr } = first;
     expect(stderr).toMatch(/step 6\/6 {2}reward/);
     expect(code).toBe(0);
     const names = await readdir(join(folder, 'runs/whole'));

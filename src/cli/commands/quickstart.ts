@@ -21,7 +21,8 @@ import { RunFolder } from '../run-folder.js';
 interface QuickstartFlags {
   device: string;
   out?: string;
-  steps?: number;
+  steps: number;
+  cloneSteps: number;
   seed: number;
   threads?: number;
 }
@@ -34,6 +35,14 @@ interface Stage {
   seed: number;
   signal: AbortSignal;
   progress: ConsoleTracker;
+}
+
+/** The model before, during and after the cloning. */
+interface Clone {
+  start: Evaluation;
+  /** null when the cloning was shorter. */
+  plateau: Evaluation | null;
+  end: Evaluation;
 }
 
 /** Clones a small model from a flawed teacher, then trains it with GRPO, and prints what each stage gave. */
@@ -54,9 +63,9 @@ export async function quickstart(flags: QuickstartFlags): Promise<number> {
     progress.print(`Folder: ${folder.show()}`);
     progress.print(`Model:  ${millions(policy.parameters.count)} weights, fresh; task: ${data.train[0]!.prompt}?`);
 
-    const clone = await cloneTeacher(stage);
+    const clone = await cloneTeacher(stage, flags.cloneSteps);
     if (signal.aborted) return interrupted(progress);
-    const trained = await trainWithGRPO(stage, flags.steps ?? grpoOptions.maxSteps);
+    const trained = await trainWithGRPO(stage, flags.steps);
     if (signal.aborted) return interrupted(progress);
 
     const example = data.heldOut.findIndex((_, i) => clone.end.completions[i] !== trained.completions[i]);
@@ -69,8 +78,8 @@ export async function quickstart(flags: QuickstartFlags): Promise<number> {
         `Greedy answers to ${data.heldOut.length} held-out sums`,
         '                       correct   format',
         row('random weights', clone.start),
-        row(`cloned, ${plateauStep} steps`, clone.plateau),
-        row(`cloned, ${cloneOptions.maxSteps} steps`, clone.end),
+        ...(clone.plateau ? [row(`cloned, ${plateauStep} steps`, clone.plateau)] : []),
+        row(`cloned, ${flags.cloneSteps} steps`, clone.end),
         row('after GRPO', trained),
         '',
         `The clone stops there because its teacher forgets ${percent(teacher.forgottenCarries)} of all carries; the rest is GRPO's.`,
@@ -92,14 +101,14 @@ export async function quickstart(flags: QuickstartFlags): Promise<number> {
   }
 }
 
-async function cloneTeacher(stage: Stage): Promise<{ start: Evaluation; plateau: Evaluation; end: Evaluation }> {
+async function cloneTeacher(stage: Stage, maxSteps: number): Promise<Clone> {
   const { policy, data, seed, signal } = stage;
   const progress = new ConsoleTracker({ label: 'clone' });
   const folder = await RunFolder.open(join(stage.folder.path, 'clone'), { resume: false });
-  const options = { ...cloneOptions, seed, outputDir: folder.path };
+  const options = { ...cloneOptions, maxSteps, seed, outputDir: folder.path };
   await folder.writeConfig(options);
   const start = await evaluateGreedily(policy, data.heldOut);
-  let plateau = start;
+  let plateau: Evaluation | null = null;
   const tracker = [progress, ...folder.trackers((error) => progress.print(String(error)))];
   const trainer = await SFTTrainer.create({ ...options, policy, dataset: data.demonstrations, tracker, signal });
   try {

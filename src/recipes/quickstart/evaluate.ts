@@ -1,5 +1,6 @@
 import type { CausalLM } from '../../models/causal-lm.js';
 import type { Reward, RewardSample } from '../../rewards/reward.js';
+import { maxCompletionLength } from './settings.js';
 import { createRewards, type SumRecord } from './task.js';
 
 /** Shares of held-out prompts, from 0 to 1, and the completions behind them. */
@@ -8,8 +9,6 @@ export interface Evaluation {
   format: number;
   completions: string[];
 }
-
-export const maxCompletionLength = 28;
 
 /** Completes the prompts greedily, so that nothing depends on a seed. */
 export async function evaluateGreedily(policy: CausalLM, records: readonly SumRecord[]): Promise<Evaluation> {

@@ -1,6 +1,8 @@
 import type { ModelShape } from '../../models/config.js';
 import type { GRPOOptions, SFTOptions } from '../../trainer/config.js';
-import { maxCompletionLength } from './evaluate.js';
+
+/** A whole answer takes 23 tokens at most, the end token included. */
+export const maxCompletionLength = 24;
 
 /** 1.33 million weights. */
 export const modelShape: ModelShape = {
