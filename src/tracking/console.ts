@@ -97,10 +97,11 @@ export class ConsoleTracker implements Tracker {
 }
 
 function evaluationText(step: number, label: string, values: Readonly<Record<string, number>>): string | null {
-  const shown = Object.entries(values).filter(([name]) => name === 'eval/reward' || /^eval\/rewards\//.test(name));
-  if (shown.length === 0) return null;
-  const text = shown.map(([name, value]) => `${name.slice('eval/'.length)} ${format(value, 3)}`).join('  ');
-  return `${label} ${step}  evaluation  ${text}`;
+  const shown = Object.entries(values).flatMap(([name, value]) => {
+    const part = /^eval\/(?:(reward|loss)|rewards\/(.+)\/mean)$/.exec(name);
+    return part ? [`${part[1] ?? part[2]} ${format(value, 3)}`] : [];
+  });
+  return shown.length > 0 ? `${label} ${step}  held out: ${shown.join('  ')}` : null;
 }
 
 function format(value: number, digits: number): string {

@@ -4,6 +4,7 @@ import { completionsFile, metricsFile } from '../jsonl.js';
 import { readJsonLines } from '../line-file.js';
 import type { TrackedCompletion, Tracker } from '../tracker.js';
 import { CompletionSample } from './completion-sample.js';
+import { renderPage } from './render-page.js';
 
 export const reportFile = 'report.html';
 
@@ -47,7 +48,7 @@ export async function writeReport(folder: string): Promise<string> {
   };
   data.subtitle = `${data.metrics.steps.length === 0 ? 'No steps yet' : `Up to step ${data.metrics.steps.at(-1)}`}, written ${new Date().toISOString().slice(0, 16).replace('T', ' ')} UTC`;
   const path = join(folder, reportFile);
-  await writeFile(`${path}.tmp`, await renderPage(data));
+  await writeFile(`${path}.tmp`, await renderPage(pageParts, data.title, data));
   await rename(`${path}.tmp`, path);
   return path;
 }
@@ -94,33 +95,9 @@ function shorten(value: number | undefined): number | null {
   return value === undefined || !Number.isFinite(value) ? null : Number(value.toPrecision(6));
 }
 
-const scripts = ['dom.js', 'charts.js', 'completions.js', 'page.js'];
-
-async function renderPage(data: ReportData): Promise<string> {
-  const asset = (name: string) => readFile(new URL(name, import.meta.url), 'utf8');
-  const [page, style, ...modules] = await Promise.all(['page.html', 'page.css', ...scripts].map(asset));
-  const replacements: Record<string, string> = {
-    '{title}': escapeHtml(data.title),
-    '/* {style} */': style!,
-    '"{data}"': escapeJson(JSON.stringify(data)),
-    '/* {script} */': joinModules(modules),
-  };
-  return page!.replace(
-    /\{title\}|\/\* \{style\} \*\/|"\{data\}"|\/\* \{script\} \*\//g,
-    (found) => replacements[found]!,
-  );
-}
-
-/** One module out of several that import from each other: their names share one scope, so the import lines can go. */
-function joinModules(modules: readonly string[]): string {
-  return modules.map((text) => text.replace(/^import [^;]+;\n/gm, '').replace(/^export /gm, '')).join('\n');
-}
-
-/** JSON that cannot end the script element it stands in, nor open a comment there. */
-function escapeJson(json: string): string {
-  return json.replaceAll('<', '\\u003c').replaceAll('\u2028', '\\u2028').replaceAll('\u2029', '\\u2029');
-}
-
-function escapeHtml(text: string): string {
-  return text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;').replaceAll('"', '&quot;');
-}
+const part = (name: string) => new URL(name, import.meta.url);
+const pageParts = {
+  page: part('page.html'),
+  styles: [part('page.css')],
+  scripts: ['dom.js', 'charts.js', 'completions.js', 'page.js'].map(part),
+};

@@ -64,8 +64,8 @@ describe('ConsoleTracker', () => {
   it('gives evaluations a line of their own', () => {
     const stream = new Stream(false);
     const tracker = started(10, { stream, now: () => 0 });
-    tracker.metrics(5, { 'eval/reward': 0.5, 'eval/rewards/format/mean': 1 });
-    expect(stream.text).toBe('step 5  evaluation  reward 0.500  rewards/format/mean 1.000\n');
+    tracker.metrics(5, { 'eval/reward': 0.5, 'eval/rewards/format/mean': 1, 'eval/rewards/format/std': 0 });
+    expect(stream.text).toBe('step 5  held out: reward 0.500  format 1.000\n');
   });
 
   it.each([
