@@ -82,6 +82,25 @@ function createProgram(setExitCode: (code: number) => void): Command {
     .action(async (flags) => (await import('./commands/generate.js')).generate(flags));
 
   program
+    .command('serve')
+    .description('Answer requests over HTTP in the form of the OpenAI API')
+    .addOption(modelOption())
+    .option('--host <address>', 'address to listen at; the default is for this machine only', '127.0.0.1')
+    .addOption(numberOption('--port <integer>', 'port to listen at; 0 takes a free one', 8000))
+    .option('--name <text>', 'name of the model in requests (default: the name of its folder)')
+    .option('--weights-dir <folder>', 'let POST /v1/weights load weights from inside this folder')
+    .option('--api-key-file <file>', 'ask clients for the key in this file (or in the variable GRPO_API_KEY)')
+    .addOption(numberOption('--max-batch <integer>', 'most completions that are decoded together', 256))
+    .addOption(numberOption('--max-queue <integer>', 'most completions that wait; more are answered 429', 1024))
+    .addOption(numberOption('--cache-bytes <integer>', 'memory of the cache of keys and values', 2 ** 30))
+    .addOption(numberOption('--max-body-bytes <integer>', 'longest body of a request', 16 * 2 ** 20))
+    .addOption(numberOption('--grace <number>', 'seconds that running requests get at the end', 30))
+    .option(...deviceOption)
+    .addOption(dtypeOption())
+    .addOption(numberOption('--threads <integer>', 'threads of the CPU kernels'))
+    .action(async (flags) => setExitCode(await (await import('./commands/serve.js')).serve(flags)));
+
+  program
     .command('score')
     .description('Log-prob of each token of given completions, from a JSONL file with prompt and completion')
     .addOption(modelOption())
