@@ -12,16 +12,21 @@ SIMD void vstream(float* p, vfloat x) {
   vstore(p, x);
 #endif
 }
+#if defined(GRPO_ISA_AVX512)
+SIMD __m256i round_to(f16*, vfloat x) { return _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT); }
+SIMD __m256i round_to(bf16*, vfloat x) { return (__m256i)round_to_bf16(x); }
+#elif defined(GRPO_ISA_AVX2)
+SIMD __m128i round_to(f16*, vfloat x) { return _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT); }
+SIMD __m128i round_to(bf16*, vfloat x) { return (__m128i)round_to_bf16(x); }
+#endif
 template <class T>
 SIMD void vstream(T* p, vfloat x) {
-  alignas(64) T rounded[kWidth];
-  vstore(rounded, x);
 #if defined(GRPO_ISA_AVX512)
-  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), *reinterpret_cast<const __m256i*>(rounded));
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)round_to(p, x));
 #elif defined(GRPO_ISA_AVX2)
-  _mm_stream_si128(reinterpret_cast<__m128i*>(p), *reinterpret_cast<const __m128i*>(rounded));
+  _mm_stream_si128(reinterpret_cast<__m128i*>(p), (__m128i)round_to(p, x));
 #else
-  std::memcpy(p, rounded, sizeof rounded);
+  vstore(p, x);
 #endif
 }
 // Makes streamed stores visible to other threads.
@@ -41,12 +46,12 @@ static inline bool can_stream(const T* p) {
 template <bool kStream, class T, class U>
 static inline double chunk_gradient(const T* x, U* out, int64_t n, int64_t target, const RowGradient& row,
                                     const float* derivative) {
-  const vfloat shift = vset(row.shift), scale = vset(row.inverse_temperature);
-  const vfloat slope = vset(row.slope), intercept = vset(row.intercept);
+  const vfloat shift = vset(row.shift), scale = vset(row.inverse_temperature * kLog2e);
+  const vfloat slope = vset(static_cast<float>(row.slope * kLn2)), intercept = vset(row.intercept);
   vfloat sum[4] = {};
   const auto element = [&](vfloat logit) __attribute__((always_inline)) {
-    const vfloat d = vmax(vset(-1e3f), (logit - shift) * scale);  // exp is 0 there; 0 * inf is not
-    return vexp_nonpositive(d) * vfma(d, slope, intercept);
+    const vfloat x = vmax(vset(kLowestExponent), (logit - shift) * scale);  // exp is 0 there; 0 * inf is not
+    return vexp2_nonpositive(x) * vfma(x, slope, intercept);
   };
   const auto write = [&](int64_t i, vfloat y) __attribute__((always_inline)) {
     if (derivative) y *= vload(derivative + i);

@@ -46,6 +46,33 @@ SIMD vfloat vexp_nonpositive(vfloat x) {
 #endif
 }
 
+// 2^x for lowest < x <= 0 or a rounding error above, 0 for x = lowest; NaN stays NaN. The loops over logits use it with
+// x = d log2 e: the reduction is then exact, and runs on the adders while the multipliers are the limit. What rounding
+// x costs is at most 2^-24 |x| of a term that is 2^x of the sum.
+constexpr float kLowestExponent = -125.0f;
+constexpr float kLog2e = 1.44269504f;
+constexpr double kLn2 = 0.69314718055994531;
+
+SIMD vfloat vexp2_nonpositive(vfloat x) {
+  const vfloat shift = vset(12582912.0f);
+  const vfloat shifted = x + shift;
+  const vfloat n = shifted - shift, r = x - n;
+  vfloat p = vset(1.535331e-4f);  // minimax on [-1/2, 1/2]
+  p = vfma(p, r, vset(1.3398939e-3f));
+  p = vfma(p, r, vset(9.618438e-3f));
+  p = vfma(p, r, vset(5.5503324e-2f));
+  p = vfma(p, r, vset(2.4022648e-1f));
+  p = vfma(p, r, vset(6.931472e-1f));
+  p = vfma(p, r, vset(1.0f));
+#if defined(GRPO_ISA_AVX512)
+  const __mmask16 kept = _mm512_cmp_ps_mask((__m512)x, (__m512)vset(kLowestExponent), _CMP_NLE_UQ);
+  return (vfloat)_mm512_maskz_scalef_ps(kept, (__m512)p, (__m512)n);
+#else
+  const vfloat scaled = p * as_float((as_int(shifted) + 127) << 23);
+  return x <= kLowestExponent ? vset(0.0f) : scaled;
+#endif
+}
+
 // tanh, and 1 - tanh^2 without cancellation where tanh is near 1. The polynomial is that of Cephes.
 SIMD vfloat vtanh(vfloat y, vfloat* derivative) {
   const vfloat magnitude = as_float(as_int(y) & 0x7fffffff);
@@ -113,14 +140,13 @@ static inline RowStatistics chunk_statistics(const T* x, int64_t n, float invers
   for (int64_t i = whole; i < n; i += kWidth) max0 = vmax(max0, load_logits(x + i, n - i));
   const float max = reduce_max(vmax(vmax(max0, max1), vmax(max2, max3)));
 
-  const vfloat shift = vset(max == -__builtin_inff() ? 0.0f : max), scale = vset(inverse_temperature);
+  const vfloat shift = vset(max == -__builtin_inff() ? 0.0f : max), scale = vset(inverse_temperature * kLog2e);
   vfloat sum[4] = {}, weighted[4] = {};
   const auto add = [&](vfloat logit, int k) __attribute__((always_inline)) {
-    const vfloat d = (logit - shift) * scale;
-    const vfloat e = vexp_nonpositive(d);
+    const vfloat x = vmax(vset(kLowestExponent), (logit - shift) * scale);  // NaN passes
+    const vfloat e = vexp2_nonpositive(x);
     sum[k] += e;
-    // exp(d) is 0 below the bound, where d may be -inf.
-    if constexpr (kEntropy) weighted[k] = vfma(e, vmax(vset(-1e3f), d), weighted[k]);
+    if constexpr (kEntropy) weighted[k] = vfma(e, x, weighted[k]);
   };
   for (int64_t i = 0; i < whole; i += kStep) {
     // The next chunk comes from memory while this one is computed on.
@@ -133,7 +159,7 @@ static inline RowStatistics chunk_statistics(const T* x, int64_t n, float invers
   }
   for (int64_t i = whole; i < n; i += kWidth) add(load_logits(x + i, n - i), 0);
   return {max, reduce_add((sum[0] + sum[1]) + (sum[2] + sum[3])),
-          reduce_add((weighted[0] + weighted[1]) + (weighted[2] + weighted[3]))};
+          kLn2 * reduce_add((weighted[0] + weighted[1]) + (weighted[2] + weighted[3]))};
 }
 
 // Statistics of one chunk, n <= kRowChunk logits. `weighted` is only computed with kEntropy; the rest has the same

@@ -116,8 +116,14 @@ inline f16 from_float<f16>(float x) {
 
 SIMD vfloat vload(const float* p) { return *reinterpret_cast<const vfloat_u*>(p); }
 SIMD vfloat vload(const bf16* p) {
+#if defined(GRPO_ISA_AVX512)
+  return (vfloat)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16);
+#elif defined(GRPO_ISA_AVX2)
+  return (vfloat)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16);
+#else
   const vuint wide = __builtin_convertvector(*reinterpret_cast<const vhalf_u*>(p), vuint) << 16;
   return (vfloat)wide;
+#endif
 }
 SIMD vfloat vload(const f16* p) {
 #if defined(GRPO_ISA_AVX512)
@@ -132,12 +138,29 @@ SIMD vfloat vload(const f16* p) {
 }
 
 SIMD void vstore(float* p, vfloat x) { *reinterpret_cast<vfloat_u*>(p) = x; }
-SIMD void vstore(bf16* p, vfloat x) {
+SIMD vhalf round_to_bf16(vfloat x) {
+#if defined(GRPO_ISA_AVX512)
+  const __m512i bits = (__m512i)x, high = _mm512_srli_epi32(bits, 16);
+  const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd), 16);
+  const __mmask16 nan = _mm512_cmp_ps_mask((__m512)x, (__m512)x, _CMP_UNORD_Q);
+  return (vhalf)_mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40)));
+#elif defined(GRPO_ISA_AVX2)
+  const __m256i bits = (__m256i)x, high = _mm256_srli_epi32(bits, 16);
+  const __m256i odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
+  const __m256i quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
+  const __m256i nan = (__m256i)_mm256_cmp_ps((__m256)x, (__m256)x, _CMP_UNORD_Q);
+  const __m256i kept = _mm256_blendv_epi8(rounded, quiet, nan);
+  return (vhalf)_mm_packus_epi32(_mm256_castsi256_si128(kept), _mm256_extracti128_si256(kept, 1));
+#else
   const vint bits = as_int(x);
   const vint rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   const vint kept = x != x ? ((bits >> 16) | 0x40) : rounded;
-  *reinterpret_cast<vhalf_u*>(p) = __builtin_convertvector(kept, vhalf);
+  return __builtin_convertvector(kept, vhalf);
+#endif
 }
+SIMD void vstore(bf16* p, vfloat x) { *reinterpret_cast<vhalf_u*>(p) = round_to_bf16(x); }
 SIMD void vstore(f16* p, vfloat x) {
 #if defined(GRPO_ISA_AVX512)
   const __m256i bits = _mm512_maskz_cvtps_ph(0xffff, (__m512)x, _MM_FROUND_TO_NEAREST_INT);
