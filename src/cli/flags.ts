@@ -14,6 +14,7 @@ export function flagName(option: string): string {
 }
 
 function flagsOf(option: ConfigOption): Option[] {
+  if (option.type === 'object') return [];
   const name = flagName(option.name);
   if (option.type === 'boolean') {
     // Help shows the flag that changes something; the other one serves to win over a file.

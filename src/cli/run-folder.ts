@@ -37,8 +37,7 @@ export class RunFolder {
   }
 
   async writeConfig(config: object): Promise<void> {
-    const heading = '# All options of this run. Continue it with --resume after this file.\n';
-    await nodeFileSystem.writeAtomic(join(this.path, configFile), heading + stringify(config));
+    await nodeFileSystem.writeAtomic(join(this.path, configFile), stringify(config));
   }
 
   /** Takes away what a killed process recorded after the checkpoint that the run resumes from. */

@@ -1,44 +1,53 @@
 import { formatNumber, h, svg } from './dom.js';
 
-/** Which metrics share a chart, in the order of the page. What no entry names gets a chart of its own at the end. */
+/** Which metrics share a chart, in the order of the page. What no entry names gets a chart of its own at the end.
+ * `exact`: nothing that was measured, so there is nothing to smooth. */
 const layout = [
   { title: 'Reward', metrics: /^(eval\/)?reward$/ },
   { title: 'Reward by part', metrics: /^rewards\/(.+)\/mean$/ },
   { title: 'Held-out reward by part', metrics: /^eval\/rewards\/(.+)\/mean$/ },
-  { title: 'Accuracy', metrics: /^(eval\/)?accuracy$/ },
-  { title: 'Spread within groups', metrics: /^(reward_std|frac_reward_zero_std)$/ },
-  { title: 'KL to the reference', metrics: /^kl$/ },
-  { title: 'Entropy', metrics: /^entropy$/ },
-  { title: 'Clip ratios', metrics: /^clip_ratio\/(.+)$/ },
-  { title: 'Probability ratio', metrics: /^ratio\/(.+)$/ },
-  { title: 'Completion length (tokens)', metrics: /^completions\/((?:.*_)?length(?:_.*)?)$/ },
-  { title: 'Cut at the length limit', metrics: /^(?:eval\/)?completions\/clipped_ratio$/ },
   { title: 'Loss', metrics: /^(eval\/)?loss$/ },
+  { title: 'Token accuracy', metrics: /^(eval\/)?mean_token_accuracy$/ },
+  { title: 'KL to the reference', metrics: /^kl$/ },
+  { title: 'Entropy', metrics: /^(eval\/)?entropy$/ },
+  { title: 'Clip ratios', metrics: /^clip_ratio\/(.+)$/ },
+  { title: 'Completion length (tokens)', metrics: /^completions\/((?:mean|min|max)_length)$/ },
   { title: 'Gradient norm', metrics: /^grad_norm$/ },
-  { title: 'Learning rate', metrics: /^learning_rate$/ },
-  { title: 'Tokens per second', metrics: /(^|_)tokens_per_second$/ },
+  { title: 'Learning rate', metrics: /^learning_rate$/, exact: true },
+  { title: 'Standard deviation of the reward', metrics: /^(eval\/)?reward_std$/ },
+  { title: 'Standard deviation by part', metrics: /^rewards\/(.+)\/std$/ },
+  { title: 'Groups with equal rewards', metrics: /^(eval\/)?frac_reward_zero_std$/ },
+  { title: 'Unscorable completions', metrics: /^(eval\/)?frac_reward_unscorable$/ },
+  { title: 'Cut at the length limit', metrics: /^(eval\/)?completions\/clipped_ratio$/ },
+  { title: 'Length of those not cut', metrics: /^completions\/((?:mean|min|max)_terminated_length)$/ },
+  { title: 'Held-out completion length', metrics: /^eval\/completions\/((?:mean|min|max)_length)$/ },
+  { title: 'Probability ratio', metrics: /^ratio\/(.+)$/ },
+  { title: 'KL to the sampling policy', metrics: /^policy_kl$/ },
+  { title: 'Tokens per second', metrics: /^tokens_per_second$/ },
+  { title: 'Seconds per step', metrics: /^step_seconds$/ },
+  { title: 'Tokens seen', metrics: /^num_tokens$/, exact: true },
+  { title: 'Epoch', metrics: /^epoch$/, exact: true },
 ];
 
 const colours = 8;
 
-/** The charts to draw for these metric names: `[{ title, series: [{ name, label }] }]`. */
+/** The charts to draw for these metric names: `[{ title, exact, series: [{ name, label }] }]`. */
 export function planCharts(names) {
   const rest = new Set(names);
-  const charts = layout.map(({ title, metrics }) => {
+  const charts = layout.map(({ title, metrics, exact = false }) => {
     const matched = names.filter((name) => rest.has(name) && metrics.test(name));
     for (const name of matched) rest.delete(name);
     const series = matched.map((name) => ({ name, label: labelOf(name, metrics) }));
-    return { title, series };
+    return { title, exact, series };
   });
-  const other = [...rest].map((name) => ({ title: name, series: [{ name, label: name }] }));
+  const other = [...rest].map((name) => ({ title: name, exact: false, series: [{ name, label: name }] }));
   return [...charts.filter((chart) => chart.series.length > 0), ...other];
 }
 
 function labelOf(name, pattern) {
   const part = pattern.exec(name)?.[1];
-  const own = part === undefined || part === name || part === 'eval/';
-  if (own && name.startsWith('eval/')) return 'held out';
-  return (own ? name : part).replaceAll('_', ' ');
+  if (part !== undefined && part !== 'eval/') return part.replaceAll('_', ' ');
+  return name.startsWith('eval/') ? 'held out' : 'training';
 }
 
 /** Round tick values that cover [low, high]. */
@@ -132,7 +141,7 @@ function createChart(plan, metrics, state, moveCursor) {
     scale = createScale(shown, metrics.steps, width);
     const picture = svg('svg', { width, height, viewBox: `0 0 ${width} ${height}`, 'aria-hidden': 'true' });
     drawAxes(picture, scale, width);
-    for (const one of shown) drawSeries(picture, one, scale, state.smoothing);
+    for (const one of shown) drawSeries(picture, one, scale, plan.exact ? 0 : state.smoothing);
     picture.append(cursorLine);
     plot.replaceChildren(picture);
     drawCursor();

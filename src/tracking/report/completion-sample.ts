@@ -24,7 +24,7 @@ export class CompletionSample {
   #cutTexts = 0;
 
   constructor(limits: { rows?: number; characters?: number } = {}) {
-    this.#maxRows = limits.rows ?? 4000;
+    this.#maxRows = limits.rows ?? 10_000;
     this.#maxCharacters = limits.characters ?? 8_000_000;
   }
 
