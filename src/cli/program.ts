@@ -1,10 +1,12 @@
 import { readFileSync } from 'node:fs';
-import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { Command, CommanderError, Option } from 'commander';
 import { GrpoError } from '../errors.js';
 import { cloneOptions, grpoOptions } from '../recipes/quickstart/settings.js';
 import { grpoConfigSchema, sftConfigSchema } from '../trainer/config.js';
 import { configOptions } from '../trainer/parse-config.js';
+import { addEvalCommand } from './eval-program.js';
 import { addConfigFlags } from './flags.js';
+import { collect, deviceOption, dtypeOption, modelOption, numberOption } from './options.js';
 import { sftSources, trainSources } from './run-config.js';
 
 export const packageVersion: string = JSON.parse(
@@ -113,6 +115,8 @@ function createProgram(setExitCode: (code: number) => void): Command {
     .addOption(numberOption('--threads <integer>', 'threads of the CPU kernels'))
     .action(async (flags) => (await import('./commands/score.js')).score(flags));
 
+  addEvalCommand(program, setExitCode);
+
   program
     .command('doctor')
     .description('Tell what this machine offers: devices and why not, kernels, versions, and a short self-test')
@@ -137,28 +141,4 @@ function createProgram(setExitCode: (code: number) => void): Command {
     .action(async (flags) => setExitCode(await (await import('./commands/quickstart.js')).quickstart(flags)));
 
   return program;
-}
-
-const deviceOption = ['--device <name>', 'where to compute: auto, cpu, cuda, cuda:1, webgpu', 'auto'] as const;
-
-function modelOption(): Option {
-  return new Option('--model <folder>', 'folder of the model, as Hugging Face writes it').makeOptionMandatory();
-}
-
-function dtypeOption(): Option {
-  return new Option('--dtype <choice>', 'number format of the weights').choices(['f32', 'bf16']).default('f32');
-}
-
-function numberOption(flags: string, description: string, fallback?: number): Option {
-  const integer = flags.includes('<integer>');
-  return new Option(flags, description).default(fallback).argParser((text: string) => {
-    const value = Number(text);
-    if (text.trim() === '' || Number.isNaN(value)) throw new InvalidArgumentError('Expected a number.');
-    if (integer && !Number.isInteger(value)) throw new InvalidArgumentError('Expected an integer.');
-    return value;
-  });
-}
-
-function collect(text: string, before: string[] = []): string[] {
-  return [...before, text];
 }

@@ -2,6 +2,7 @@ import { resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { z } from 'zod';
 import { formatReward } from '../rewards/format.js';
+import { ifevalReward } from '../rewards/ifeval-reward.js';
 import { lengthReward, overlongPenalty } from '../rewards/length.js';
 import { mathsReward } from '../rewards/maths-reward.js';
 import { regexReward } from '../rewards/regex.js';
@@ -40,6 +41,15 @@ const builtIns: Record<string, BuiltIn> = {
     formatReward,
   ),
   maths: builtIn({ field: z.string().optional(), tag: z.string().optional() }, mathsReward),
+  ifeval: builtIn(
+    {
+      level: z.enum(['fraction', 'all']).optional(),
+      loose: z.boolean().optional(),
+      tag: z.string().optional(),
+      afterThink: z.boolean().optional(),
+    },
+    ifevalReward,
+  ),
   length: builtIn({ target: tokens, tolerance: tokens.optional() }, lengthReward),
   overlong: builtIn({ maxLength: tokens, buffer: tokens }, overlongPenalty),
   regex: builtIn({ pattern: z.string(), flags: z.string().optional() }, ({ pattern, flags }) =>
