@@ -29,10 +29,19 @@ export function checkDemonstrations(name: string, records: readonly PromptRecord
   });
 }
 
-/** A prompt in tokens: the text as it is, or messages by the chat template. Keeps the last `maxLength` tokens. */
-export function encodePrompt(record: PromptRecord, tokenizer: Tokenizer, maxLength: number | null): EncodedPrompt {
-  const text = record.prompt ?? tokenizer.applyChatTemplate(record.messages!);
-  const ids = tokenizer.encode(text, { addSpecialTokens: record.prompt !== undefined });
+/**
+ * A prompt in tokens: the text as it is, or messages by the chat template; `change` may alter that text. Keeps the last
+ * `maxLength` tokens.
+ */
+export function encodePrompt(
+  record: PromptRecord,
+  tokenizer: Tokenizer,
+  maxLength: number | null,
+  change: (text: string) => string = (text) => text,
+): EncodedPrompt {
+  const text = change(record.prompt ?? tokenizer.applyChatTemplate(record.messages!));
+  const addSpecialTokens = record.prompt !== undefined && record.addSpecialTokens !== false;
+  const ids = tokenizer.encode(text, { addSpecialTokens });
   if (ids.length === 0) throw new InvalidArgumentError('prompt', 'at least one token', text);
   return { text, ids: maxLength !== null && ids.length > maxLength ? ids.slice(-maxLength) : ids };
 }

@@ -11,5 +11,7 @@ export interface ChatMessage {
 export interface PromptRecord {
   prompt?: string;
   messages?: ChatMessage[];
+  /** false: the text of `prompt` has its special tokens, such as that of the beginning, in it. Default true. */
+  addSpecialTokens?: boolean;
   [field: string]: unknown;
 }

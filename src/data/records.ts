@@ -50,7 +50,8 @@ export function promptProblem(value: unknown): string | undefined {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     return `a row must be an object with prompt or messages, got ${JSON.stringify(value)?.slice(0, 60)}`;
   }
-  const { prompt, messages } = value as Record<string, unknown>;
+  const { prompt, messages, addSpecialTokens = true } = value as Record<string, unknown>;
+  if (typeof addSpecialTokens !== 'boolean') return 'addSpecialTokens must be true or false';
   if (prompt === undefined && messages === undefined) {
     return `no prompt or messages; the row has ${Object.keys(value).join(', ') || 'no fields'}`;
   }

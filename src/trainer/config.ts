@@ -19,6 +19,10 @@ const optimisationOptions = {
   minLearningRateRatio: share.default(0).describe('Share of the learning rate that linear and cosine end at'),
   warmupSteps: count.default(0).describe('Updates over which the learning rate rises linearly from 0'),
   warmupRatio: share.default(0).describe('The same as a share of all updates; not together with warmupSteps'),
+  warmupFromZero: z
+    .boolean()
+    .default(true)
+    .describe('The first update of the warm-up has learning rate 0, as in transformers; false: one step of the rise'),
   adamBeta1: share.lt(1).default(0.9).describe('Decay of the first moment of AdamW'),
   adamBeta2: share.lt(1).default(0.999).describe('Decay of the second moment of AdamW'),
   adamEpsilon: finite.positive().default(1e-8).describe('Added to the denominator of AdamW'),
@@ -141,6 +145,55 @@ const lossOptions = {
   vespoLambdaNeg: finite.nonnegative().default(2).describe('Decay lambda of vespo for negative advantages'),
 };
 
+const cloningOptions = {
+  sftCoefficient: finite
+    .nonnegative()
+    .default(0)
+    .describe('Weight of the cross-entropy of expert replies in the loss; above 0 it needs demonstrations'),
+  sftTokens: z
+    .enum(['completion', 'all'])
+    .default('completion')
+    .describe('Tokens of a demonstration that carry loss: those of the reply, or those of the prompt too'),
+  sftBatchSize: positiveInt
+    .nullable()
+    .default(null)
+    .describe('Expert replies mixed into an update; null: as many as it has completions'),
+  sftMaxLength: positiveInt
+    .nullable()
+    .default(null)
+    .describe('Longer demonstrations lose tokens at their end; null: they are used whole'),
+};
+
+const contrast = z.strictObject({
+  share: share.gt(0).lt(1).default(0.25).describe('Share of the completions of a prompt that answer without thinking'),
+  score: z
+    .string()
+    .min(1)
+    .nullable()
+    .default(null)
+    .describe('Reward that both kinds are compared by; null: the weighted sum of all'),
+  met: z
+    .string()
+    .min(1)
+    .nullable()
+    .default(null)
+    .describe(
+      'Reward that counts what a completion met, compared with the field reference_met of its row; null: no comparison',
+    ),
+  statistics: z
+    .enum(['thinking', 'all'])
+    .default('thinking')
+    .describe('Completions that make the mean and the deviation of a group'),
+  released: z.boolean().default(false).describe("Masks as in RAIF's released code, for comparisons"),
+});
+
+const contrastOptions = {
+  contrast: contrast
+    .nullable()
+    .default(null)
+    .describe('Contrast of thinking with not thinking; an object with the fields below, in a YAML file or in code'),
+};
+
 const evaluationOptions = {
   numGenerationsEval: positiveInt.default(1).describe('Completions a prompt in evaluation'),
   evalTemperature: finite.nonnegative().default(0).describe('Temperature in evaluation; 0 takes the likeliest token'),
@@ -152,6 +205,8 @@ export const grpoConfigSchema = z.strictObject({
   ...samplingOptions,
   ...advantageOptions,
   ...lossOptions,
+  ...contrastOptions,
+  ...cloningOptions,
   ...batchOptions,
   ...optimisationOptions,
   ...runOptions,
@@ -174,8 +229,12 @@ export const sftConfigSchema = z.strictObject({
     .describe('Sequences of an evaluation batch'),
 });
 
+/** The fields of `contrast`. */
+export const contrastSchema = contrast;
+
 /** Every option with its value. */
 export type GRPOConfig = z.output<typeof grpoConfigSchema>;
+export type ContrastConfig = z.output<typeof contrastSchema>;
 export type SFTConfig = z.output<typeof sftConfigSchema>;
 /** What a person gives: any of the options. */
 export type GRPOOptions = z.input<typeof grpoConfigSchema>;

@@ -1,4 +1,4 @@
-import { checkPrompts, encodePrompt } from '../data/encode.js';
+import { checkDemonstrations, checkPrompts, encodePrompt } from '../data/encode.js';
 import type { PromptRecord } from '../data/prompts.js';
 import { deriveSeed } from '../data/random.js';
 import { FileFormatError, InvalidArgumentError } from '../errors.js';
@@ -9,9 +9,17 @@ import type { RolloutEngine } from '../rollout/engine.js';
 import { NativeEngine } from '../rollout/native-engine.js';
 import type { TrackedCompletion } from '../tracking/tracker.js';
 import { withAdvantages } from './advantages.js';
+import { Cloning } from './cloning.js';
 import type { GRPOConfig, GRPOOptions } from './config.js';
+import {
+  type ContrastGroup,
+  contrastMetrics,
+  contrastPrompts,
+  selectCompletions,
+  statisticsRewards,
+} from './contrast.js';
 import { evaluate } from './evaluation.js';
-import { type GeneratedPrompt, generateAndScore, trackedCompletions } from './generation.js';
+import { type GeneratedPrompt, generateAndScore, type ScoredCompletions, trackedCompletions } from './generation.js';
 import { averageMetrics, completionMetrics, rewardMetrics, rolloutMetrics } from './metrics.js';
 import { parseGRPOConfig } from './parse-config.js';
 import { byGroup, checkRollouts, type Rollout, rolloutFromJson, rolloutToJson } from './rollout.js';
@@ -24,6 +32,8 @@ export interface GRPOTrainerOptions extends TrainerOptions, GRPOOptions {
   rewards?: readonly (Reward | RewardFunction)[];
   /** Held-out prompts. */
   evalDataset?: readonly PromptRecord[];
+  /** Expert replies for `sftCoefficient`: rows with `completion`, or with `messages` that end with one of the assistant. */
+  demonstrations?: readonly PromptRecord[];
   /** Where completions come from. Default: the policy. */
   engine?: RolloutEngine;
 }
@@ -45,6 +55,7 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
   readonly #prompts: readonly PromptRecord[];
   readonly #evalPrompts: readonly PromptRecord[];
   readonly #rewards: readonly Reward[];
+  readonly #cloning: Cloning | null;
   /** Micro-batches of a generation, and how many of them, over all iterations, were used. */
   readonly #stepsPerGeneration: number;
   #buffer: Rollout[] = [];
@@ -58,7 +69,7 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
     options: GRPOTrainerOptions,
     reference: { model: CausalLM; norm: number } | null,
   ) {
-    const { dataset, evalDataset, rewards } = options;
+    const { dataset, evalDataset, rewards, demonstrations } = options;
     const stepsPerGeneration = config.stepsPerGeneration ?? config.gradientAccumulationSteps;
     const rowsPerMicroBatch = config.perDeviceTrainBatchSize / (config.numGenerations * config.numIterations);
     super(config, options, {
@@ -71,6 +82,8 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
     this.#prompts = dataset ?? [];
     this.#evalPrompts = evalDataset ?? [];
     this.#rewards = rewards ? asRewards(rewards, config.rewardWeights) : [];
+    const experts = demonstrations ? checkDemonstrations('demonstrations', demonstrations) : null;
+    this.#cloning = experts && config.sftCoefficient > 0 ? new Cloning(options.policy, experts, config) : null;
     this.#stepsPerGeneration = stepsPerGeneration;
     this.#reference = reference?.model ?? null;
     this.#referenceNorm = reference?.norm ?? null;
@@ -78,16 +91,22 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
 
   /** Throws a `ConfigError` that lists every option that cannot be used. */
   static async create(options: GRPOTrainerOptions): Promise<GRPOTrainer> {
-    const { policy, dataset, rewards, evalDataset, engine, tracker, signal, ...rest } = options;
+    const { policy, dataset, rewards, evalDataset, demonstrations, engine, tracker, signal, ...rest } = options;
     const config = parseGRPOConfig(rest, 'GRPOTrainer', { generates: dataset !== undefined });
     if (dataset) checkPrompts('dataset', dataset);
     if (evalDataset) checkPrompts('evalDataset', evalDataset);
     if ((dataset || evalDataset) && !rewards) throw new InvalidArgumentError('rewards', 'at least one reward', rewards);
     if (rewards) asRewards(rewards, config.rewardWeights);
     else if (config.rewardWeights) throw new InvalidArgumentError('rewardWeights', 'rewards to weigh', rewards);
+    if (config.sftCoefficient > 0 && !demonstrations) {
+      throw new InvalidArgumentError('demonstrations', 'expert replies, which sftCoefficient needs,', demonstrations);
+    }
+    if (demonstrations) checkDemonstrations('demonstrations', demonstrations);
+    checkContrast(config, rewards ? asRewards(rewards, config.rewardWeights) : []);
     const reference = config.beta > 0 ? await referenceOf(policy) : null;
+    const parts = { policy, dataset, rewards, evalDataset, demonstrations, engine, tracker, signal };
     try {
-      return new GRPOTrainer(config, { policy, dataset, rewards, evalDataset, engine, tracker, signal }, reference);
+      return new GRPOTrainer(config, parts, reference);
     } catch (error) {
       reference?.model.dispose();
       throw error;
@@ -141,6 +160,7 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
       used: this.#used,
       rollouts: this.#buffer.map(rolloutToJson),
       referenceNorm: this.#referenceNorm,
+      ...(this.#cloning ? { cloning: this.#cloning.state } : {}),
     };
   }
 
@@ -153,6 +173,7 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
       const problem = `made with another reference policy (norm of its weights ${referenceNorm}, here ${this.#referenceNorm})`;
       throw new FileFormatError(folder, `${problem}; make the trainer from the model that the run started from`);
     }
+    this.#cloning?.restore(extra.cloning, folder);
     this.#generations = generations as number;
     this.#used = used as number;
     this.#buffer = rollouts.map((rollout) => rolloutFromJson(rollout));
@@ -160,12 +181,13 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
 
   async #updateOn(batches: Rollout[][], generations: Generation[], learningRate: number): Promise<Update> {
     const policies = { policy: this.policy, reference: this.#reference };
-    const { loss, gradNorm, metrics } = await updatePolicy(
+    const { loss, gradNorm, metrics, cloneTokens } = await updatePolicy(
       policies,
       this.optimizer,
       batches,
       this.config,
       learningRate,
+      this.#cloning,
     );
     const rollouts = batches.flat();
     const completions = rollouts.reduce((sum, rollout) => sum + rollout.completionIds.length, 0);
@@ -176,7 +198,7 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
       metrics: { ...averageMetrics(generations.map((generation) => generation.metrics)), ...metrics },
       completions: generations.flatMap((generation) => generation.completions),
       rewardFailures: generations.flatMap((generation) => generation.rewardFailures),
-      tokens: { all: prompts + completions, completions },
+      tokens: { all: prompts + completions + cloneTokens.all, completions: completions + cloneTokens.completions },
     };
   }
 
@@ -186,9 +208,14 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
     const n = config.numGenerations;
     const rows = this.sampler!.take((config.perDeviceTrainBatchSize * this.#stepsPerGeneration) / n);
     const prompts = rows.map((row) => this.#encode(this.#prompts[row]!));
-    const generated = await generateAndScore(this.#engine, prompts, this.#rewards, {
+    const contrast = config.contrast
+      ? contrastPrompts(prompts, n, config.contrast, (record, change) => this.#encode(record, change))
+      : null;
+    // With contrast each completion has a prompt of its own in the call, so that all are decoded together.
+    const asked = contrast?.expanded ?? prompts.flatMap((prompt) => new Array<GeneratedPrompt>(n).fill(prompt));
+    const generated = await generateAndScore(this.#engine, contrast ? asked : prompts, this.#rewards, {
       maxNewTokens: config.maxCompletionLength,
-      n,
+      n: contrast ? 1 : n,
       temperature: config.temperature,
       topK: config.topK,
       topP: config.topP,
@@ -198,22 +225,48 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
     });
     const { completions, scored, failures } = generated;
     const needsRolloutLogProbs = config.rolloutCorrection !== null || config.offPolicyMaskThreshold !== null;
+    const rewards = contrast ? statisticsRewards(scored.totals, contrast.groups, config.contrast!) : scored.totals;
     const rollouts = completions.map(({ completionIds, logProbs, stopReason }, i) => ({
       group: Math.floor(i / n),
-      promptIds: prompts[Math.floor(i / n)]!.ids,
+      promptIds: asked[i]!.ids,
       completionIds,
-      reward: scored.totals[i]!,
+      reward: rewards[i]!,
       truncated: stopReason === 'length',
       ...(needsRolloutLogProbs ? { rolloutLogProbs: logProbs } : {}),
     }));
-    const ready = await withAdvantages(policy.device, rollouts, config);
+    let ready = await withAdvantages(policy.device, rollouts, config);
+    let metrics = rolloutMetrics({ ...scored, totals: rewards }, completions, n);
+    if (contrast) {
+      const selection = this.#select(ready, contrast.groups, generated);
+      ready = selection.rollouts;
+      metrics = { ...metrics, ...selection.metrics };
+    }
     this.#buffer = await this.#withLogProbs(ready);
     this.#used = 0;
     const advantages = ready.map((rollout) => rollout.advantage!);
     return {
-      metrics: rolloutMetrics(scored, completions, n),
+      metrics,
       completions: trackedCompletions(generated, advantages, { step: this.globalStep + 1, split: 'train' }),
       rewardFailures: failures,
+    };
+  }
+
+  /** Takes out of the update what contrast rejects. The released code left its KL and its place in the mean. */
+  #select(
+    rollouts: Rollout[],
+    groups: readonly ContrastGroup[],
+    { samples, scored }: ScoredCompletions,
+  ): { rollouts: Rollout[]; metrics: Record<string, number> } {
+    const config = this.config.contrast!;
+    const records = samples.map((sample) => sample.record);
+    const verdicts = selectCompletions(groups, scored, records, config);
+    const leaveOut = (rollout: Rollout): Rollout =>
+      config.released
+        ? { ...rollout, advantage: 0 }
+        : { ...rollout, advantage: 0, mask: new Int32Array(rollout.completionIds.length) };
+    return {
+      rollouts: rollouts.map((rollout, i) => (verdicts[i] === null ? rollout : leaveOut(rollout))),
+      metrics: contrastMetrics(groups, verdicts, scored, config),
     };
   }
 
@@ -254,8 +307,19 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
     return batch;
   }
 
-  #encode(record: PromptRecord): GeneratedPrompt {
-    return { record, ...encodePrompt(record, this.policy.tokenizer, this.config.maxPromptLength) };
+  #encode(record: PromptRecord, change?: (text: string) => string): GeneratedPrompt {
+    return { record, ...encodePrompt(record, this.policy.tokenizer, this.config.maxPromptLength, change) };
+  }
+}
+
+/** The rewards that contrast compares by must be there. */
+function checkContrast({ contrast }: GRPOConfig, rewards: readonly Reward[]): void {
+  for (const key of ['score', 'met'] as const) {
+    const name = contrast?.[key] ?? null;
+    if (name !== null && !rewards.some((reward) => reward.name === name)) {
+      const expected = `the name of a reward (${rewards.map((reward) => reward.name).join(', ') || 'there are none'})`;
+      throw new InvalidArgumentError(`contrast.${key}`, expected, name);
+    }
   }
 }
 

@@ -18,7 +18,8 @@ export class ConfigError extends GrpoError {
 export interface ConfigOption {
   name: string;
   description: string;
-  type: 'number' | 'integer' | 'boolean' | 'string' | 'list';
+  /** An `object` has no flag. */
+  type: 'number' | 'integer' | 'boolean' | 'string' | 'list' | 'object';
   /** For `list`: the type of the entries. */
   items?: 'number' | 'string';
   /** `null` is a value: the option can be switched off. */
@@ -77,6 +78,13 @@ function* generationProblems(c: GRPOConfig): Generator<string> {
   if (generated % c.numGenerations !== 0) {
     yield `numGenerations: ${c.numGenerations} must divide the ${generated} completions of a generation ` +
       `(perDeviceTrainBatchSize ${c.perDeviceTrainBatchSize} x stepsPerGeneration ${steps})`;
+  }
+  if (c.contrast) {
+    const without = c.numGenerations * c.contrast.share;
+    if (!Number.isInteger(without) || c.numGenerations - without < 2) {
+      yield 'contrast.share: numGenerations x share must be a whole number that leaves two completions, ' +
+        `got ${c.numGenerations} x ${c.contrast.share}`;
+    }
   }
 }
 
@@ -190,6 +198,8 @@ function describeType(type: z.core.$ZodType): Pick<ConfigOption, 'type' | 'items
       return { type: 'string', choices: Object.values(def.entries!) };
     case 'array':
       return { type: 'list', items: describeType(def.element!).type === 'string' ? 'string' : 'number' };
+    case 'object':
+      return { type: 'object' };
     default:
       return { type: 'string' };
   }

@@ -15,7 +15,7 @@ export interface Rollout {
   refLogProbs?: Float32Array;
   /** Log-probs that the engine reported, for `rolloutCorrection`. */
   rolloutLogProbs?: Float32Array;
-  /** 0 leaves a token out of the loss. */
+  /** 0 leaves a token out of the loss; all 0 leaves the rollout out of the update, denominators included. */
   mask?: ArrayLike<number>;
   /** The completion was cut at its longest; `maskTruncatedCompletions` leaves such ones out. */
   truncated?: boolean;
@@ -71,6 +71,11 @@ export function byGroup(rollouts: readonly Rollout[]): { sorted: Rollout[]; offs
     offsets[i + 1] = offsets[i]! + group.length;
   });
   return { sorted: [...groups.values()].flat(), offsets };
+}
+
+/** Whether the rollout's own mask leaves any of it. */
+export function takesPart({ mask }: Rollout): boolean {
+  return mask === undefined || Array.from(mask).some((value) => value !== 0);
 }
 
 /** 1 for each token that counts in the loss, or null when all do. */

@@ -2,8 +2,9 @@ import { checkDemonstrations, encodeDemonstration } from '../data/encode.js';
 import type { PromptRecord } from '../data/prompts.js';
 import type { DemonstrationRecord } from '../data/records.js';
 import type { TokenSequence } from '../models/token-scores.js';
-import { Scope, type Tensor } from '../tensor.js';
+import { Scope } from '../tensor.js';
 import type { SFTConfig, SFTOptions } from './config.js';
+import { backwardCrossEntropy } from './cross-entropy.js';
 import { parseSFTConfig } from './parse-config.js';
 import { type EvaluationResult, Trainer, type TrainerOptions, type Update } from './trainer.js';
 
@@ -50,8 +51,10 @@ export class SFTTrainer extends Trainer<SFTConfig> {
     const completions = countTokens(sequences);
     const scope = new Scope();
     try {
-      const batches = microBatches(sequences, size);
-      const sums = batches.map((batch) => this.#score(batch, scope, completions));
+      const sums = microBatches(sequences, size).map((batch) => {
+        const weights = batch.map(() => 1 / completions);
+        return backwardCrossEntropy(this.policy, batch, weights, this.config, scope);
+      });
       const norm = scope.track(this.optimizer.update(learningRate));
       const [normValue, ...values] = await Promise.all([
         norm.read(),
@@ -90,37 +93,6 @@ export class SFTTrainer extends Trainer<SFTConfig> {
   }
 
   protected override async restoreExtra(): Promise<void> {}
-
-  /** Adds the gradients of -sum(log-prob) / denominator. The tensors given live as long as `scope`. */
-  #score(
-    sequences: readonly TokenSequence[],
-    scope: Scope,
-    denominator: number,
-  ): { logProbs: Tensor; entropy: Tensor } {
-    const { gradientCheckpointing, logitsWorkspaceBytes: workspaceBytes } = this.config;
-    const scores = this.policy.score(sequences, {
-      gradients: true,
-      gradientCheckpointing,
-      entropy: true,
-      workspaceBytes,
-    });
-    const { device } = this.policy;
-    const gradient = device.empty(scores.logProbs.shape);
-    try {
-      const keep = (tensor: Tensor) => {
-        const copy = scope.track(device.empty(tensor.shape));
-        device.run('copy', { in: tensor, out: copy });
-        return copy;
-      };
-      const kept = { logProbs: keep(scores.logProbs), entropy: keep(scores.entropy!) };
-      device.run('fill', { out: gradient, value: -1 / denominator });
-      scores.backward(gradient);
-      return kept;
-    } finally {
-      gradient.dispose();
-      scores.dispose();
-    }
-  }
 
   #encode(row: DemonstrationRecord): { promptIds: Int32Array; completionIds: Int32Array } {
     return encodeDemonstration(row, this.policy.tokenizer, this.config.maxLength);

@@ -2,15 +2,18 @@ import { type PolicyLoss, type PolicyLossOptions, policyLoss, readPolicyMetrics 
 import type { CausalLM } from '../models/causal-lm.js';
 import type { TokenScores } from '../models/token-scores.js';
 import { Scope, type Tensor } from '../tensor.js';
+import type { Cloning } from './cloning.js';
 import type { GRPOConfig } from './config.js';
 import type { AdamW } from './optimizer.js';
-import { lossMask, type Rollout } from './rollout.js';
+import { lossMask, type Rollout, takesPart } from './rollout.js';
 
 export interface UpdateResult {
   loss: number;
   /** Global norm of the gradients before they were scaled down. */
   gradNorm: number;
   metrics: Record<string, number>;
+  /** Of the demonstrations that were mixed in: prompts included, and those that carry loss. */
+  cloneTokens: { all: number; completions: number };
 }
 
 export interface Policies {
@@ -30,8 +33,8 @@ interface MicroBatch {
 /**
  * One optimiser update. Every rollout has its advantage; each array of `batches` runs through the model at once, and all
  * share the denominators of the whole update, so that its gradient does not depend on how it was cut (but for lossType
- * bnpo, which is defined by its micro-batches, and topEntropyQuantile, which is taken over them). Everything is queued
- * first; the values are read once, at the end.
+ * bnpo, which is defined by its micro-batches, and topEntropyQuantile, which is taken over them). With `cloning` the
+ * cross-entropy of its next demonstrations is added. Everything is queued first; the values are read once, at the end.
  */
 export async function updatePolicy(
   policies: Policies,
@@ -39,25 +42,37 @@ export async function updatePolicy(
   batches: readonly (readonly Rollout[])[],
   config: GRPOConfig,
   learningRate: number,
+  cloning: Cloning | null = null,
 ): Promise<UpdateResult> {
   const scope = new Scope();
+  const clones = cloning?.next() ?? [];
   try {
-    const microBatches = batches.map((rollouts) => prepare(rollouts, config.maskTruncatedCompletions));
+    const microBatches = batches
+      .map((rollouts) => prepare(rollouts.filter(takesPart), config.maskTruncatedCompletions))
+      .filter((batch) => batch.rollouts.length > 0);
     const tokens = Math.max(1, sum(microBatches.map((batch) => batch.tokens)));
-    const sequences = sum(microBatches.map((batch) => batch.rollouts.length));
+    const sequences = Math.max(1, sum(microBatches.map((batch) => batch.rollouts.length)));
     const losses = microBatches.map((batch) => {
       const own = Math.max(1, batch.tokens) * microBatches.length;
       const denominators = { tokens: config.lossType === 'bnpo' ? own : tokens, sequences };
       return backward(policies, batch, { ...lossOptions(config), denominators }, config, scope);
     });
+    const cloned = cloning?.backward(clones, scope);
     const norm = scope.track(optimizer.update(learningRate));
-    const [gradNorm, metrics, ...parts] = await Promise.all([
+    const [gradNorm, metrics, sftLoss, ...parts] = await Promise.all([
       readNumber(norm),
       readPolicyMetrics(losses),
+      cloned?.read(),
       ...losses.map((loss) => readNumber(loss.loss)),
     ]);
     if (!optimizer.applied(gradNorm)) metrics.skipped_updates = 1;
-    return { loss: sum(parts), gradNorm, metrics };
+    if (sftLoss !== undefined) metrics.sft_loss = sftLoss;
+    const loss = sum(parts) + config.sftCoefficient * (sftLoss ?? 0);
+    const cloneTokens = {
+      all: sum(clones.map(({ promptIds, completionIds }) => promptIds.length + completionIds.length)),
+      completions: sum(clones.map(({ completionIds }) => completionIds.length)),
+    };
+    return { loss, gradNorm, metrics, cloneTokens };
   } finally {
     scope.dispose();
   }

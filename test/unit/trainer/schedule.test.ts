@@ -7,6 +7,7 @@ const base: ScheduleOptions = {
   minLearningRateRatio: 0,
   warmupSteps: 0,
   warmupRatio: 0,
+  warmupFromZero: true,
 };
 const course = (options: Partial<ScheduleOptions>, total = 10) =>
   Array.from({ length: total }, (_, step) => learningRateAt(step, total, { ...base, ...options }) / 0.01);
@@ -28,6 +29,10 @@ describe('learningRateAt', () => {
 
   it('takes the warm-up as a share of the run, rounded up', () => {
     expect(course({ warmupRatio: 0.35 })).toEqual(course({ warmupSteps: 4 }));
+  });
+
+  it('can begin the warm-up with one step of the rise, so that no update is idle', () => {
+    expect(course({ warmupSteps: 4, warmupFromZero: false }).slice(0, 5)).toEqual([0.25, 0.5, 0.75, 1, 1]);
   });
 
   it.each(['linear', 'cosine'] as const)('%s ends at minLearningRateRatio and stays there', (lrSchedulerType) => {
