@@ -28,7 +28,7 @@ export interface Completion {
   logProbs: Float32Array;
   /** `stop`: a stop token or string; `length`: maxNewTokens or the model's context was reached. */
   stopReason: 'stop' | 'length';
-  /** The optimiser update whose weights sampled it, where the engine knows. */
+  /** `version` of the engine when it was sampled, where the engine has weights of its own. */
   version?: number;
 }
 
@@ -38,6 +38,8 @@ export interface RolloutEngine {
   generate(promptIds: readonly Int32Array[], options: GenerateOptions): Promise<Completion[][]>;
   /** Called after each optimiser update; absent where the engine reads the policy's own weights. */
   weightsChanged?(step: number): Promise<void>;
+  /** How often the engine's weights have changed, where it has its own. */
+  readonly version?: number;
   /** How many of the next calls of `generate` may begin while the policy is still being updated. Absent: none. */
   readonly lookahead?: number;
   /** Begins what `generate` will soon be asked for with the same arguments; errors come out there. */

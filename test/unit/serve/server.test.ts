@@ -176,7 +176,9 @@ describe('new weights', () => {
     expect((body as unknown as { choices: object[] }).choices[0]).toMatchObject({ weights_version: null });
     expect((await reload).body).toEqual({ weights_version: 3 });
     const after = await ask(serving);
-    const [[expected]] = (await other.generate(['12+7='], { maxNewTokens: 8, seed: 1 })) as [[{ text: string }]];
+    const [[expected]] = (await other.generate(['12+7='], { maxNewTokens: 8, seed: 1 })) as unknown as [
+      [{ text: string }],
+    ];
     other.dispose();
     expect(after).toMatchObject({ text: expected.text, weights_version: 3 });
     expect(after.text).not.toBe(before.text);
