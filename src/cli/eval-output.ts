@@ -1,4 +1,4 @@
-import { basename, relative } from 'node:path';
+import { basename } from 'node:path';
 import { summaryFile } from '../eval/eval-folder.js';
 import type { PageContext } from '../eval/report/pages.js';
 import { type EvalReport, renderEvalReport } from '../eval/report/report.js';
@@ -26,18 +26,17 @@ export async function writeResults(flags: AnswerFlags, session: EvalSession, res
   const tokens = [...rows.values()].reduce((sum, row) => sum + (row.tokens ?? 0), 0);
   await folder.writeJson(summaryFile, { benchmark: results.benchmark, source, ...results.summary, tokens, notes });
   const title = `${results.benchmark}: ${basename(source)}`;
-  const page = await renderEvalReport(results.page({ title, source, notes, configuration: run, rows }));
+  const page = await renderEvalReport(results.page({ title, notes, configuration: run, rows }));
   await nodeFileSystem.writeAtomic(folder.file(reportFile), page);
   await session.progress.finish();
-  const shown = (name: string) => relative('.', folder.file(name)) || name;
   const lines = [
     line('', results.headings),
     ...results.table.map(([name, ...estimates]) => line(name, estimates.map(show))),
     ...results.lines,
     ...notes,
     '',
-    `Summary: ${shown(summaryFile)}`,
-    `Report:  ${shown(reportFile)}`,
+    `Summary: ${folder.file(summaryFile)}`,
+    `Report:  ${folder.file(reportFile)}`,
   ];
   process.stdout.write(`${lines.join('\n')}\n`);
 }

@@ -48,24 +48,24 @@ function drawKinds(table) {
   document
     .querySelector('#kinds-table tbody')
     .append(
-      ...table.rows.map(({ name, estimates }) =>
-        h(
-          'tr',
-          {},
-          h('td', {}, name),
-          h('td', { 'data-label': 'Count' }, String(estimates[0].count)),
-          ...estimates.map((estimate, i) =>
-            h(
-              'td',
-              { 'data-label': table.columns[i] },
-              percent(estimate.value),
-              bar(estimate),
-              h('span', { class: 'interval' }, range(estimate)),
-            ),
+      ...table.rows.map(({ name, level, estimates }) =>
+      h(
+        'tr',
+        { class: level },
+        h('td', {}, name),
+        h('td', { 'data-label': 'Count' }, String(estimates[0].count)),
+        ...estimates.map((estimate, i) =>
+          h(
+            'td',
+            { 'data-label': table.columns[i] },
+            percent(estimate.value),
+            h('span', { class: 'interval' }, range(estimate)),
+            bar(estimate),
           ),
         ),
       ),
-    );
+    ),
+  );
 }
 
 function bar({ value, low, high }) {

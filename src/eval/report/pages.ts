@@ -3,13 +3,11 @@ import type { JudgedSummary, JudgedVerdict } from '../judged.js';
 import type { MathsSummary, MathsVerdict } from '../maths.js';
 import type { ResponseRow } from '../responses.js';
 import type { Estimate } from '../statistics.js';
-import type { EvalReport, ReportAnswer } from './report.js';
+import type { EvalReport, ReportAnswer, ReportRow } from './report.js';
 
 /** What every page tells beside its results. */
 export interface PageContext {
   title: string;
-  /** The model, or the file of finished answers. */
-  source: string;
   notes: readonly string[];
   configuration: string;
   rows: ReadonlyMap<string, ResponseRow>;
@@ -26,9 +24,15 @@ export function ifevalPage(
   context: PageContext,
 ): EvalReport {
   const { strict, loose } = summary;
-  const row = (name: string, mode: 'byInstruction' | 'byGroup') => {
-    return { name, estimates: [strict[mode][name]!, loose[mode][name]!] };
-  };
+  const groups = Object.keys(strict.byGroup).flatMap((group): ReportRow[] => [
+    { name: group, level: 'group', estimates: [strict.byGroup[group]!, loose.byGroup[group]!] },
+    ...Object.keys(strict.byInstruction)
+      .filter((id) => id.startsWith(`${group}:`))
+      .map((id): ReportRow => {
+        const estimates = [strict.byInstruction[id]!, loose.byInstruction[id]!];
+        return { name: id.slice(group.length + 1), level: 'member', estimates };
+      }),
+  ]);
   return {
     ...common(context, summary.intervals, `${summary.prompts} prompts, ${summary.instructions} instructions`),
     tiles: [
@@ -40,14 +44,7 @@ export function ifevalPage(
     table: {
       heading: 'Accuracy by instruction',
       columns: ['Strict', 'Loose'],
-      rows: [
-        ...Object.keys(strict.byGroup).flatMap((group) => [
-          row(group, 'byGroup'),
-          ...Object.keys(strict.byInstruction)
-            .filter((id) => id.startsWith(`${group}:`))
-            .map((id) => row(id, 'byInstruction')),
-        ]),
-      ],
+      rows: groups,
     },
     checkName: 'Instruction',
     filterChecks: true,
@@ -109,7 +106,7 @@ export function judgedPage(
         : {
             heading: 'Questions met by category',
             columns: ['Questions met'],
-            rows: categories.map(([name, estimate]) => ({ name, estimates: [estimate] })),
+            rows: categories.map(([name, estimate]) => ({ name, level: 'plain', estimates: [estimate] })),
           },
     checkName: 'Question',
     filterChecks: false,
@@ -130,8 +127,8 @@ function outcomeOf(verdicts: readonly (boolean | null)[]): ReportAnswer['outcome
   return verdicts.includes(null) ? 'undecided' : 'pass';
 }
 
-function common({ title, source, notes, configuration }: PageContext, intervals: Record<string, string>, size: string) {
-  const subtitle = `${source}. ${size}. ${Object.values(intervals).join('; ')}.`;
+function common({ title, notes, configuration }: PageContext, intervals: Record<string, string>, size: string) {
+  const subtitle = `${size}. ${Object.values(intervals).join('; ')}.`;
   return { title, subtitle, notes: [...notes], configuration };
 }
 

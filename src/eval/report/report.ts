@@ -16,13 +16,19 @@ export interface ReportAnswer {
   checks: { name: string; detail: string | null; verdicts: ReportVerdicts }[];
 }
 
+export interface ReportRow {
+  name: string;
+  level: 'plain' | 'group' | 'member';
+  estimates: Estimate[];
+}
+
 export interface EvalReport {
   title: string;
   subtitle: string;
   tiles: { name: string; estimate: Estimate | null; text: string | null }[];
   notes: string[];
-  /** Accuracy by kind: each row has an estimate a column. */
-  table: { heading: string; columns: string[]; rows: { name: string; estimates: Estimate[] }[] } | null;
+  /** Accuracy by kind: each row has an estimate a column, and may be one of the group above it. */
+  table: { heading: string; columns: string[]; rows: ReportRow[] } | null;
   /** What the answers' checks are, for the filter: `Instruction`, `Question`. */
   checkName: string;
   /** Offer a filter by the checks' names: they recur from answer to answer. */
