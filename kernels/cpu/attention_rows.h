@@ -14,18 +14,13 @@ struct RowRuns {
   }
 };
 
-static int64_t whole_vectors(int64_t n) { return (n + kWidth - 1) / kWidth * kWidth; }
-
-// Lane t = sum over the lanes of x[t].
-template <int half = kWidth / 2>
-SIMD vfloat reduce_each(vfloat* x) {
-#pragma GCC unroll 16
-  for (int i = 0; i < half; ++i) {
-    x[i] = interleave_low<half>(x[i], x[i + half]) + interleave_high<half>(x[i], x[i + half]);
-  }
-  if constexpr (half > 1) return reduce_each<half / 2>(x);
-  return x[0];
+SIMD vint lane_numbers() {
+  vint lanes;
+  for (int i = 0; i < kWidth; ++i) lanes[i] = i;
+  return lanes;
 }
+
+static int64_t whole_vectors(int64_t n) { return (n + kWidth - 1) / kWidth * kWidth; }
 
 // The rows [j, j + kWidth) of which those before `count` exist; the others repeat the last.
 struct RowTile {

@@ -46,24 +46,24 @@ static inline auto with_float_type(const Operand& x, const F& body) {
 
 // ---- packing --------------------------------------------------------------------------------------------------------
 
-SIMD vint lane_numbers() {
-  vint lanes;
-  for (int i = 0; i < kWidth; ++i) lanes[i] = i;
-  return lanes;
+// Lanes whose number lacks bit `half` come from a, the others from b: of each pair of lanes that differ in that bit the
+// lower one, or with `upper` the upper one.
+template <int half, bool upper, size_t... lane>
+SIMD vfloat interleave(vfloat a, vfloat b, std::index_sequence<lane...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, ((lane & half ? lane - half + kWidth : lane) + (upper ? half : 0))...);
+#else
+  return __builtin_shuffle(
+      a, b, vint{static_cast<int32_t>((lane & half ? lane - half + kWidth : lane) + (upper ? half : 0))...});
+#endif
 }
-
-// The lanes whose number lacks bit `half` come from a, the others from b, `half` lanes lower.
 template <int half>
 SIMD vfloat interleave_low(vfloat a, vfloat b) {
-  const vint lane = lane_numbers();
-  return __builtin_shuffle(a, b, (lane & half) ? lane - half + kWidth : lane);
+  return interleave<half, false>(a, b, std::make_index_sequence<kWidth>());
 }
-
-// The same of the lanes `half` higher.
 template <int half>
 SIMD vfloat interleave_high(vfloat a, vfloat b) {
-  const vint lane = lane_numbers();
-  return __builtin_shuffle(a, b, (lane & half) ? lane + kWidth : lane + half);
+  return interleave<half, true>(a, b, std::make_index_sequence<kWidth>());
 }
 
 template <int half>
@@ -78,6 +78,17 @@ SIMD void transpose_step(vfloat* rows) {
   if constexpr (half > 1) transpose_step<half / 2>(rows);
 }
 
+// Lane t = sum over the lanes of x[t].
+template <int half = kWidth / 2>
+SIMD vfloat reduce_each(vfloat* x) {
+#pragma GCC unroll 16
+  for (int i = 0; i < half; ++i) {
+    x[i] = interleave_low<half>(x[i], x[i + half]) + interleave_high<half>(x[i], x[i + half]);
+  }
+  if constexpr (half > 1) return reduce_each<half / 2>(x);
+  return x[0];
+}
+
 // to[r][c] = from[r][c]; columns up to a multiple of kWidth are filled with zeros.
 template <class T>
 static void pack(float* to, int64_t to_stride, const T* from, int64_t from_stride, int64_t rows, int64_t columns) {
@@ -88,10 +99,11 @@ static void pack(float* to, int64_t to_stride, const T* from, int64_t from_strid
   }
 }
 
-// to[c][r] = from[r][c]; rows of `from` up to a multiple of kWidth count as zeros.
+// to[c][r] = from[r][c]; rows of `from` up to a multiple of kWidth count as zeros. Not inlined: the block needs every
+// register.
 template <class T>
-static void pack_transposed(float* to, int64_t to_stride, const T* from, int64_t from_stride, int64_t rows,
-                            int64_t columns) {
+__attribute__((noinline)) static void pack_transposed(float* to, int64_t to_stride, const T* from, int64_t from_stride,
+                                                      int64_t rows, int64_t columns) {
   for (int64_t r = 0; r < rows; r += kWidth) {
     const int64_t height = std::min<int64_t>(rows - r, kWidth);
     for (int64_t c = 0; c < columns; c += kWidth) {
@@ -213,6 +225,20 @@ static inline void finish_row(T* out, const float* sums, const Bias* bias, bool 
   }
 }
 
+// Rows [row, row + rows) and columns [column, column + columns) of a product, from their sums.
+static void finish_rows(const Destination& out, int64_t row, int64_t rows, int64_t column, int64_t columns,
+                        const float* sums, int64_t stride) {
+  with_float_type(Operand{out.data, out.stride, out.dtype}, [&](auto* to) {
+    using T = std::remove_const_t<std::remove_pointer_t<decltype(to)>>;
+    with_float_type(out.bias, [&](auto* bias) {
+      for (int64_t r = 0; r < rows; ++r) {
+        finish_row(const_cast<T*>(to) + (row + r) * out.stride + column, sums + r * stride,
+                   bias ? bias + column : nullptr, out.accumulate, columns);
+      }
+    });
+  });
+}
+
 static int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t round_up(int64_t a, int64_t multiple) { return ceil_divide(a, multiple) * multiple; }
 
@@ -235,15 +261,7 @@ static void blocked_product(grpo_context& context, const Product& p, const Desti
       const int64_t column = (rows_first ? tile / down : tile % across) * columns_each;
       const int64_t rows = std::min(rows_each, p.m - row), columns = std::min(columns_each, p.n - column);
       cache_tile(p, row, rows, column, columns, sums);
-      with_float_type(Operand{out.data, out.stride, out.dtype}, [&](auto* to) {
-        using T = std::remove_const_t<std::remove_pointer_t<decltype(to)>>;
-        with_float_type(out.bias, [&](auto* bias) {
-          for (int64_t r = 0; r < rows; ++r) {
-            finish_row(const_cast<T*>(to) + (row + r) * out.stride + column, sums + r * kCacheColumns,
-                       bias ? bias + column : nullptr, out.accumulate, columns);
-          }
-        });
-      });
+      finish_rows(out, row, rows, column, columns, sums, kCacheColumns);
     }
   });
 }

@@ -27,12 +27,18 @@ static void blas_product(grpo_context& context, const Product& p, const Destinat
   });
 }
 
-// 16-bit operands are the built-in product's, which converts them while it packs.
+// OpenBLAS packs both operands on every call, which pays only when a weight meets more rows than these.
+constexpr int64_t kUnpackedRows = 64;
+
+// 16-bit operands are the built-in products', which convert them as they read.
 static void product(grpo_context& context, const Product& p, const Destination& out) {
   if (p.m == 0 || p.n == 0) return;
   const bool floats = p.a.dtype == GRPO_F32 && p.b.dtype == GRPO_F32 && out.dtype == GRPO_F32;
-  if (context.blas && floats && p.k > 0) {
+  const bool by_rows = !p.transpose_a && p.transpose_b;
+  if (context.blas && floats && p.k > 0 && !(by_rows && p.m <= kUnpackedRows)) {
     blas_product(context, p, out);
+  } else if (by_rows) {
+    dot_product(context, p, out);
   } else {
     blocked_product(context, p, out);
   }

@@ -14,6 +14,7 @@ namespace {
 // A decoder step is a chain of loops of some 10 microseconds each; sleeping between them would cost more than the
 // loops.
 constexpr int kSpins = 4000;
+constexpr int kSpinsBeforeYield = 400;
 constexpr int kPiecesPerThread = 4;
 }  // namespace
 
@@ -43,15 +44,21 @@ void ThreadPool::run(int64_t count, int64_t grain, Body body, const void* closur
   body_ = body;
   closure_ = closure;
   next_.store(0, std::memory_order_relaxed);
-  running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-  {
-    // The lock pairs with the one around the workers' last check before they sleep, so none misses the wake-up.
-    std::lock_guard<std::mutex> lock(mutex_);
-    generation_.fetch_add(1, std::memory_order_release);
+  state_.store((state_.load(std::memory_order_relaxed) & ~(kOpen | kInside)) + kLoop + kOpen);
+  // Sequentially consistent, as in sleep(): a worker either sees the new loop or is counted here.
+  if (sleepers_.load() > 0) {
+    { std::lock_guard<std::mutex> lock(mutex_); }
+    wake_.notify_all();
   }
-  wake_.notify_all();
   drain(0);
-  while (running_.load(std::memory_order_acquire) != 0) GRPO_PAUSE();
+  state_.fetch_and(~kOpen, std::memory_order_acq_rel);
+  for (int spin = 0; (state_.load(std::memory_order_acquire) & kInside) != 0; ++spin) {
+    if (spin < kSpinsBeforeYield) {
+      GRPO_PAUSE();
+    } else {
+      std::this_thread::yield();
+    }
+  }
 }
 
 void ThreadPool::drain(int worker) {
@@ -62,18 +69,42 @@ void ThreadPool::drain(int worker) {
   }
 }
 
+// Enters the loop in progress if it is a new one and still open.
+bool ThreadPool::join(uint64_t* seen) {
+  uint64_t state = state_.load(std::memory_order_acquire);
+  while (state / kLoop != *seen && (state & kOpen)) {
+    if (state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel)) {
+      *seen = state / kLoop;
+      return true;
+    }
+  }
+  return false;
+}
+
+void ThreadPool::sleep(uint64_t seen) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  ++sleepers_;
+  wake_.wait(lock, [&] {
+    const uint64_t state = state_.load();
+    return stop_ || (state / kLoop != seen && (state & kOpen));
+  });
+  --sleepers_;
+}
+
 void ThreadPool::work(int worker) {
   uint64_t seen = 0;
-  for (;;) {
-    for (int spin = 0; spin < kSpins && generation_.load(std::memory_order_acquire) == seen; ++spin) GRPO_PAUSE();
-    if (generation_.load(std::memory_order_acquire) == seen) {
-      std::unique_lock<std::mutex> lock(mutex_);
-      wake_.wait(lock, [&] { return stop_ || generation_.load(std::memory_order_acquire) != seen; });
+  while (!stop_) {
+    bool inside = join(&seen);
+    for (int spin = 0; spin < kSpins && !inside && !stop_; ++spin) {
+      GRPO_PAUSE();
+      inside = join(&seen);
     }
-    if (stop_) return;
-    ++seen;
-    drain(worker);
-    running_.fetch_sub(1, std::memory_order_release);
+    if (inside) {
+      drain(worker);
+      state_.fetch_sub(1, std::memory_order_release);
+    } else {
+      sleep(seen);
+    }
   }
 }
 
