@@ -29,7 +29,7 @@ export const cloneOptions = {
 } satisfies SFTOptions;
 
 export const grpoOptions = {
-  maxSteps: 125,
+  maxSteps: 100,
   numGenerations: 8,
   perDeviceTrainBatchSize: 128,
   maxCompletionLength,

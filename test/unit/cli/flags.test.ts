@@ -13,6 +13,8 @@ function parse(...args: string[]): Record<string, unknown> {
 describe('flags of a configuration', () => {
   it('offers every option of the schema under the name that parses back to it', () => {
     for (const { name, type, choices } of configOptions(grpoConfigSchema)) {
+      // An object stands in a file only.
+      if (type === 'object') continue;
       const value = type === 'boolean' ? [] : [choices?.[0] ?? '1'];
       expect(Object.keys(parse(flagName(name), ...value)), name).toEqual([name]);
     }
