@@ -30,10 +30,14 @@ export function wilson(hits: number, count: number): Estimate {
   return { value: p, hits, count, low, high, method: 'wilson' };
 }
 
+/** With fewer groups than this a percentile bootstrap is too narrow. */
+const leastGroups = 30;
+
 /**
  * A share of trials that come in groups (the instructions of a prompt), with the percentile interval of a bootstrap that
- * draws whole groups: trials of one group are not independent. Wilson's interval stands where each group has one trial,
- * and, for as many trials as there are groups, where all trials agree: resampling would then show no variation at all.
+ * draws whole groups: trials of one group are not independent. Wilson's interval stands where each group has one trial
+ * and, for as many trials as there are groups, where resampling would say too little: with few groups, and when all
+ * trials agree.
  */
 export function groupedShare(groups: readonly (readonly boolean[])[], seed = 0): Estimate {
   const filled = groups.filter((group) => group.length > 0);
@@ -42,7 +46,9 @@ export function groupedShare(groups: readonly (readonly boolean[])[], seed = 0):
   const hits = sum(hitsOf);
   const count = sum(sizes);
   if (count === filled.length) return wilson(hits, count);
-  if (hits === 0 || hits === count) return { ...wilson(hits === 0 ? 0 : filled.length, filled.length), hits, count };
+  if (filled.length < leastGroups || hits === 0 || hits === count) {
+    return { ...wilson((hits / count) * filled.length, filled.length), value: hits / count, hits, count };
+  }
   const next = randomSource(seed, 0);
   const shares = new Float64Array(bootstrapResamples);
   for (let b = 0; b < bootstrapResamples; b++) {
@@ -74,7 +80,7 @@ export function describeIntervals(unit: string, grouped: string | null): Record<
   if (grouped === null) return { wilson: wilsonText };
   return {
     wilson: wilsonText,
-    bootstrap: `${level} percentile bootstrap over ${unit}s for shares of ${grouped}s, ${bootstrapResamples} resamples, seed 0`,
+    bootstrap: `${level} percentile bootstrap over ${unit}s (${bootstrapResamples} resamples, seed 0) for shares of ${grouped}s of ${leastGroups} ${unit}s or more`,
   };
 }
 

@@ -49,23 +49,23 @@ function drawKinds(table) {
     .querySelector('#kinds-table tbody')
     .append(
       ...table.rows.map(({ name, level, estimates }) =>
-      h(
-        'tr',
-        { class: level },
-        h('td', {}, name),
-        h('td', { 'data-label': 'Count' }, String(estimates[0].count)),
-        ...estimates.map((estimate, i) =>
-          h(
-            'td',
-            { 'data-label': table.columns[i] },
-            percent(estimate.value),
-            h('span', { class: 'interval' }, range(estimate)),
-            bar(estimate),
+        h(
+          'tr',
+          { class: level },
+          h('td', {}, name),
+          h('td', { 'data-label': 'Count' }, String(estimates[0].count)),
+          ...estimates.map((estimate, i) =>
+            h(
+              'td',
+              { 'data-label': table.columns[i] },
+              percent(estimate.value),
+              h('span', { class: 'interval' }, range(estimate)),
+              bar(estimate),
+            ),
           ),
         ),
       ),
-    ),
-  );
+    );
 }
 
 function bar({ value, low, high }) {
