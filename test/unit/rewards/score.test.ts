@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import type { Reward } from '../../../src/rewards/reward.js';
+import type { Reward, Scores } from '../../../src/rewards/reward.js';
 import { asRewards, scoreBatch } from '../../../src/rewards/score.js';
 import { sample } from './samples.js';
 
@@ -30,7 +30,7 @@ describe('scoreBatch', () => {
   it.each([
     [
       'throws',
-      () => {
+      (): Scores => {
         throw new Error('boom');
       },
       'threw',
@@ -39,7 +39,7 @@ describe('scoreBatch', () => {
     ['rejects', async () => Promise.reject('no error object'), 'threw', 'no error object'],
     ['returns too few scores', () => [1, 2], 'wrong-count', 'bad returned 2 scores for 3 completions'],
     ['returns nothing', () => undefined, 'wrong-count', 'bad returned no scores for 3 completions'],
-    ['takes too long', () => new Promise(() => {}), 'timeout', 'no scores after 20 ms'],
+    ['takes too long', (): Promise<Scores> => new Promise(() => {}), 'timeout', 'no scores after 20 ms'],
   ] as const)('goes on when a reward %s', async (_, score, reason, message) => {
     const bad = { name: 'bad', score: score as unknown as Reward['score'], timeoutMs: 20 };
     const { totals, scores, failures } = await scoreBatch([length, bad], batch);
