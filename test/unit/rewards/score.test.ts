@@ -1,10 +1,25 @@
 import { describe, expect, it } from 'vitest';
-import type { Reward, Scores } from '../../../src/rewards/reward.js';
+import type { Reward } from '../../../src/rewards/reward.js';
 import { asRewards, scoreBatch } from '../../../src/rewards/score.js';
 import { sample } from './samples.js';
 
 const batch = ['a', 'bb', 'ccc'].map((text) => sample(text));
 const length: Reward = { name: 'length', score: (rows) => rows.map((row) => row.completion.length) };
+
+const failing: [what: string, score: () => unknown, reason: string, message: string][] = [
+  [
+    'throws',
+    () => {
+      throw new Error('boom');
+    },
+    'threw',
+    'boom',
+  ],
+  ['rejects', async () => Promise.reject('no error object'), 'threw', 'no error object'],
+  ['returns too few scores', () => [1, 2], 'wrong-count', 'bad returned 2 scores for 3 completions'],
+  ['returns nothing', () => undefined, 'wrong-count', 'bad returned no scores for 3 completions'],
+  ['takes too long', () => new Promise(() => {}), 'timeout', 'no scores after 20 ms'],
+];
 
 describe('scoreBatch', () => {
   it('adds the rewards with their weights', async () => {
@@ -27,20 +42,7 @@ describe('scoreBatch', () => {
     expect([...totals]).toEqual([Number.NaN, Number.NaN, 1]);
   });
 
-  it.each([
-    [
-      'throws',
-      (): Scores => {
-        throw new Error('boom');
-      },
-      'threw',
-      'boom',
-    ],
-    ['rejects', async () => Promise.reject('no error object'), 'threw', 'no error object'],
-    ['returns too few scores', () => [1, 2], 'wrong-count', 'bad returned 2 scores for 3 completions'],
-    ['returns nothing', () => undefined, 'wrong-count', 'bad returned no scores for 3 completions'],
-    ['takes too long', (): Promise<Scores> => new Promise(() => {}), 'timeout', 'no scores after 20 ms'],
-  ] as const)('goes on when a reward %s', async (_, score, reason, message) => {
+  it.each(failing)('goes on when a reward %s', async (_, score, reason, message) => {
     const bad = { name: 'bad', score: score as unknown as Reward['score'], timeoutMs: 20 };
     const { totals, scores, failures } = await scoreBatch([length, bad], batch);
     expect([...totals]).toEqual([Number.NaN, Number.NaN, Number.NaN]);
