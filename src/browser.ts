@@ -5,6 +5,7 @@ export type { ChatMessage, PromptRecord } from './data/prompts.js';
 export { type DemonstrationRecord, parseDemonstrations, parsePrompts } from './data/records.js';
 export type { TensorData } from './dtype.js';
 export * from './errors.js';
+export { HttpError, type JsonClientOptions } from './http/json-client.js';
 export * from './kernels/index.js';
 export { CausalLM, type CreateOptions, type LoadOptions, type Prompt, type WeightDType } from './models/causal-lm.js';
 export type { ModelConfig, ModelShape, ModelType } from './models/config.js';
@@ -12,6 +13,18 @@ export type { Parameter, Parameters } from './models/parameters.js';
 export type { ScoreOptions, TokenScores, TokenSequence } from './models/token-scores.js';
 export { type FileSystem, installFileSystem } from './platform/files.js';
 export { type FormatRewardOptions, formatReward, taggedText } from './rewards/format.js';
+export {
+  type EndpointJudgeOptions,
+  endpointJudge,
+  type JudgeAnswer,
+  type JudgeModel,
+  type JudgeProblem,
+  type JudgeRewardOptions,
+  judgeQuestions,
+  judgeReward,
+  localJudge,
+  type Verdicts,
+} from './rewards/judge.js';
 export {
   type LengthRewardOptions,
   lengthReward,
@@ -28,11 +41,22 @@ export {
   type Verdict,
 } from './rewards/maths.js';
 export { type MathsRewardOptions, mathsReward } from './rewards/maths-reward.js';
+export { type PooledReward, type PooledRewardOptions, pooledReward } from './rewards/pooled.js';
 export { type RegexRewardOptions, regexReward } from './rewards/regex.js';
 export type { Reward, RewardFunction, RewardSample, Scores } from './rewards/reward.js';
 export { type RewardFailure, type ScoredBatch, scoreBatch } from './rewards/score.js';
+export { AsyncRolloutEngine, type AsyncRolloutOptions } from './rollout/async-engine.js';
+export {
+  DecodeScheduler,
+  type DecodeSchedulerOptions,
+  QueueFullError,
+  type SequenceRequest,
+  type TokenEvent,
+} from './rollout/decode-scheduler.js';
 export type { Completion, GenerateOptions, RolloutEngine } from './rollout/engine.js';
 export { NativeEngine, type NativeEngineOptions } from './rollout/native-engine.js';
+export { OpenAIEngine, type OpenAIEngineOptions, StaleWeightsError } from './rollout/openai-engine.js';
+export type { RolloutServerKind } from './rollout/rollout-servers.js';
 export { Device, Scope, Tensor } from './tensor.js';
 export { ChatTemplate, type ChatTemplateOptions } from './text/chat-template.js';
 export { type CharacterTokenizerOptions, Tokenizer } from './text/tokenizer.js';

@@ -9,6 +9,8 @@ export {
   openDevice,
 } from './backend/open-device.js';
 export * from './browser.js';
+export { ServedModel } from './serve/served-model.js';
+export { ApiServer, type ServerOptions } from './serve/server.js';
 export { type ConsoleOptions, ConsoleTracker, type ProgressStream } from './tracking/console.js';
 export { JsonlTracker } from './tracking/jsonl.js';
 export { ReportTracker, writeReport } from './tracking/report/report.js';

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { access, mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { type FileSystem, installFileSystem } from './files.js';
+import './node-workers.js';
 
 export const nodeFileSystem: FileSystem = {
   exists: (path) =>
