@@ -21,6 +21,7 @@ import {
   responseProblem,
   toRow,
 } from '../eval/responses.js';
+import type { JsonClientOptions } from '../http/json-client.js';
 import type { AnswerPartOptions } from '../rewards/answer-part.js';
 import { ConsoleTracker } from '../tracking/console.js';
 import { Interrupt, interruptedExitCode } from './interrupt.js';
@@ -113,10 +114,6 @@ export function limited<Item>(items: readonly Item[], { limit }: AnswerFlags): r
   if (limit === undefined) return items;
   if (limit < 1) throw new GrpoError('GRPO_CONFIG', `--limit: must be at least 1, got ${limit}`);
   return items.slice(0, limit);
-}
-
-export function apiKey(variable: string): string | undefined {
-  return process.env[variable] || undefined;
 }
 
 function checkFlags(flags: AnswerFlags): void {
@@ -217,7 +214,7 @@ export function requireAll(
   const shown = failures.slice(0, 5).map(({ id, message }) => `  ${id}: ${message}`);
   if (failures.length > shown.length) shown.push(`  and ${failures.length - shown.length} more`);
   const advice = 'The same command tries these again; --allow-missing counts them as failures.';
-  throw new GrpoError('GRPO_ENDPOINT', `${failures.length} of ${count} failed:\n${shown.join('\n')}\n${advice}`);
+  throw new GrpoError('GRPO_HTTP', `${failures.length} of ${count} failed:\n${shown.join('\n')}\n${advice}`);
 }
 
 async function withSource<T>(flags: AnswerFlags, use: (source: AnswerSource) => Promise<T>): Promise<T> {
@@ -238,15 +235,13 @@ async function withSource<T>(flags: AnswerFlags, use: (source: AnswerSource) => 
 }
 
 function client(flags: AnswerFlags, url: string, model: string): ChatClient {
-  const { concurrency, retries } = flags;
-  return new ChatClient({
-    url,
-    model,
-    concurrency,
-    retries,
-    timeoutMs: 1000 * flags.timeout,
-    apiKey: apiKey(flags.apiKeyEnv),
-  });
+  const { concurrency } = flags;
+  return new ChatClient({ url, model, concurrency, ...serverOptions(flags, flags.apiKeyEnv) });
+}
+
+/** How patiently servers are asked. The key is in the environment, so that no file and no process list shows it. */
+export function serverOptions({ timeout, retries }: AnswerFlags, apiKeyEnv: string): JsonClientOptions {
+  return { timeoutMs: 1000 * timeout, retries, backoffMs: 1000, apiKey: process.env[apiKeyEnv] || undefined };
 }
 
 function conversationOf(prompt: string, system: string | undefined): ChatMessage[] {

@@ -1,5 +1,5 @@
 import { GrpoError } from '../errors.js';
-import { EndpointError } from './chat-client.js';
+import { HttpError } from '../http/json-client.js';
 import type { RecordLog } from './record-log.js';
 
 export interface Identified {
@@ -50,10 +50,10 @@ export async function collect<Item extends Identified, Row extends Identified>(
       done += rows.length;
       progress?.(done, items.length, rows);
     } catch (error) {
-      if (!(error instanceof EndpointError) || error.fatal) throw error;
+      if (!(error instanceof HttpError) || meansAll(error)) throw error;
       failures.push(...batch.map(({ id }) => ({ id, message: error.message })));
       if (++inARow >= mostInARow) {
-        throw new GrpoError('GRPO_ENDPOINT', `${inARow} failures in a row, the last: ${error.message}`);
+        throw new GrpoError('GRPO_HTTP', `${inARow} failures in a row, the last: ${error.message}`);
       }
     }
   }
@@ -76,4 +76,9 @@ export async function collect<Item extends Identified, Row extends Identified>(
   if (signal.aborted) return { failures, interrupted: true };
   if (stop.signal.aborted) throw stop.signal.reason;
   return { failures, interrupted: false };
+}
+
+/** The key, the address or the model's name is wrong: no other request can do better. */
+function meansAll({ status }: HttpError): boolean {
+  return status !== null && [401, 403, 404, 405].includes(status);
 }

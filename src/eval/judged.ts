@@ -23,8 +23,8 @@ export const judgedConfigSchema = z.strictObject({
   }),
   judge: z
     .strictObject({
-      url: z.string().min(1).describe('Address of the judge, up to /v1'),
-      model: z.string().min(1).describe('Name of the judge at its server'),
+      model: z.string().min(1).describe('Name of the judge at its server, or its folder'),
+      url: z.string().min(1).nullable().default(null).describe('Address of the server; null: the judge is a folder'),
       apiKeyEnv: z.string().min(1).default('OPENAI_API_KEY').describe('Environment variable with the key'),
       maxTokens: z.int().positive().default(1024).describe('Most tokens of a verdict, its reasoning included'),
       concurrency: z.int().positive().default(16).describe('Questions under way at the same time'),

@@ -12,6 +12,19 @@ export class HttpError extends GrpoError {
   }
 }
 
+export interface JsonRequest {
+  method: string;
+  headers: Readonly<Record<string, string>>;
+  body: string | undefined;
+  signal: AbortSignal;
+}
+
+/** Sends one request and reads the answer whole; rejects when the connection fails. */
+export type Transport = (
+  url: string,
+  request: JsonRequest,
+) => Promise<{ status: number; retryAfter: string | null; text: string }>;
+
 export interface JsonClientOptions {
   /** Sent as `Authorization: Bearer …`; never part of a message. */
   apiKey?: string;
@@ -21,10 +34,12 @@ export interface JsonClientOptions {
   retries?: number;
   /** Milliseconds before the second attempt; doubles each time, up to 30 s, and varies by half. Default 500. */
   backoffMs?: number;
+  /** Default: fetch, with which `timeoutMs` may be 290,000 at most. */
+  transport?: Transport;
 }
 
 /** fetch gives up on its own after 5 minutes without an answer, whatever one asks. */
-const longestTimeoutMs = 290_000;
+const longestFetchMs = 290_000;
 const longestBackoffMs = 30_000;
 
 /** Asks a server with JSON and reads JSON, patiently. */
@@ -34,7 +49,8 @@ export class JsonClient {
 
   /** `url`: where the server is, with or without `/v1` at the end. */
   constructor(url: string, options: JsonClientOptions = {}) {
-    const { apiKey, timeoutMs = 120_000, retries = 4, backoffMs = 500 } = options;
+    const { apiKey, timeoutMs = 120_000, retries = 4, backoffMs = 500, transport = fetchTransport } = options;
+    const longestTimeoutMs = transport === fetchTransport ? longestFetchMs : 2 ** 31 - 1;
     if (!/^https?:\/\/[^@]+$/.test(url))
       throw new InvalidArgumentError('url', 'an http address without a password', url);
     if (!(timeoutMs > 0 && timeoutMs <= longestTimeoutMs)) {
@@ -43,7 +59,7 @@ export class JsonClient {
     if (!Number.isSafeInteger(retries) || retries < 0) throw new InvalidArgumentError('retries', '0 or more', retries);
     if (!(backoffMs >= 0)) throw new InvalidArgumentError('backoffMs', 'a number of 0 or more', backoffMs);
     this.#origin = url.replace(/\/+$/, '').replace(/\/v1$/, '');
-    this.#options = { apiKey, timeoutMs, retries, backoffMs };
+    this.#options = { apiKey, timeoutMs, retries, backoffMs, transport };
   }
 
   get(path: string, signal?: AbortSignal): Promise<unknown> {
@@ -72,27 +88,25 @@ export class JsonClient {
     body: string | undefined,
     signal: AbortSignal | undefined,
   ): Promise<{ value: unknown } | { error: HttpError; again: boolean; afterMs: number }> {
-    const { apiKey, timeoutMs } = this.#options;
+    const { apiKey, timeoutMs, transport } = this.#options;
     const url = this.#origin + path;
     const timeout = AbortSignal.timeout(timeoutMs);
     const headers: Record<string, string> = body === undefined ? {} : { 'content-type': 'application/json' };
     if (apiKey !== undefined) headers.authorization = `Bearer ${apiKey}`;
-    let response: Response;
-    let text: string;
+    let answer: Awaited<ReturnType<Transport>>;
     try {
       const both = signal ? AbortSignal.any([signal, timeout]) : timeout;
-      response = await fetch(url, { method, headers, body, signal: both });
-      text = await response.text();
+      answer = await transport(url, { method, headers, body, signal: both });
     } catch (cause) {
       const error = timeout.aborted
         ? new HttpError(`${url}: no answer after ${timeoutMs} ms`, 'timeout', null, { cause })
         : new HttpError(`${url}: ${reasonOf(cause)}`, 'connection', null, { cause });
       return { error, again: true, afterMs: 0 };
     }
-    const { status } = response;
-    if (!response.ok) {
+    const { status, retryAfter, text } = answer;
+    if (status < 200 || status > 299) {
       const again = status === 408 || status === 429 || status >= 500;
-      const afterMs = Math.min(longestBackoffMs, 1000 * Number(response.headers.get('retry-after') ?? 0)) || 0;
+      const afterMs = Math.min(longestBackoffMs, 1000 * Number(retryAfter ?? 0)) || 0;
       return { error: new HttpError(`${url}: ${status}: ${text.slice(0, 500)}`, 'status', status), again, afterMs };
     }
     if (text === '') return { value: null };
@@ -104,6 +118,12 @@ export class JsonClient {
     }
   }
 }
+
+const fetchTransport: Transport = async (url, request) => {
+  const response = await fetch(url, request);
+  const { status, headers } = response;
+  return { status, retryAfter: headers.get('retry-after'), text: await response.text() };
+};
 
 /** fetch hides what went wrong behind "fetch failed". */
 function reasonOf(error: unknown): string {

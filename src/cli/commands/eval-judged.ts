@@ -1,8 +1,7 @@
 import { resolve } from 'node:path';
-import { ChatClient } from '../../eval/chat-client.js';
 import { collect } from '../../eval/collect.js';
 import { fingerprint, verdictsFile } from '../../eval/eval-folder.js';
-import { textJudge } from '../../eval/judge.js';
+import { type AskJudge, askJudge } from '../../eval/judge.js';
 import {
   type JudgedConfig,
   type JudgedItem,
@@ -12,23 +11,25 @@ import {
   summariseJudged,
   withDependencies,
 } from '../../eval/judged.js';
+import { nodeTransport } from '../../eval/node-transport.js';
 import { RecordLog } from '../../eval/record-log.js';
 import { judgedPage } from '../../eval/report/pages.js';
 import { type AnswerPartOptions, answerPart } from '../../rewards/answer-part.js';
+import { endpointJudge, type JudgeModel, localJudge } from '../../rewards/judge.js';
 import { ConsoleTracker } from '../../tracking/console.js';
 import { parseConfig } from '../../trainer/parse-config.js';
 import { ConfigSource, readConfigFile } from '../config-source.js';
 import {
   type AnswerFlags,
   answerPartOf,
-  apiKey,
   type EvalSession,
   limited,
   requireAll,
+  serverOptions,
   withAnswers,
 } from '../eval-answers.js';
 import { writeResults } from '../eval-output.js';
-import { readInput } from '../model.js';
+import { readInput, withModel } from '../model.js';
 
 type JudgedFlags = AnswerFlags & { config: string };
 
@@ -54,7 +55,7 @@ export async function evalJudged(flags: JudgedFlags): Promise<number> {
   const askable = items.map(({ id, prompt }) => ({ id, prompts: [prompt] }));
   return withAnswers(flags, identity, askable, async (session) => {
     const notes = [...session.notes];
-    const results = await judge(flags, config, items, { ...session, notes }, part);
+    const results = await judge(flags, config.judge, items, { ...session, notes }, part);
     const summary = summariseJudged(results);
     if (summary.unanswered > 0) {
       notes.push(`${summary.unanswered} questions got no verdict from the judge and count in no share.`);
@@ -79,14 +80,28 @@ export async function evalJudged(flags: JudgedFlags): Promise<number> {
 
 async function readBenchmark(path: string): Promise<JudgedConfig> {
   const absolute = (value: unknown, base: string) => (typeof value === 'string' ? resolve(base, value) : value);
-  const source = new ConfigSource(await readConfigFile(path), {}, { data: absolute });
+  const judge = (value: unknown, base: string) => {
+    const { url, model } = (value ?? {}) as Record<string, unknown>;
+    return url === undefined || url === null ? { ...(value as object), model: absolute(model, base) } : value;
+  };
+  const source = new ConfigSource(await readConfigFile(path), {}, { data: absolute, judge });
   return source.check(() => parseConfig(judgedConfigSchema, source.values));
+}
+
+async function withJudge<T>(
+  flags: JudgedFlags,
+  { url, model, maxTokens, apiKeyEnv }: JudgedConfig['judge'],
+  use: (judge: JudgeModel) => Promise<T>,
+): Promise<T> {
+  if (url === null) return withModel({ ...flags, model }, (policy) => use(localJudge(policy)));
+  const server = { url, model, method: 'text', maxReplyTokens: maxTokens, transport: nodeTransport } as const;
+  return use(endpointJudge({ ...server, ...serverOptions(flags, apiKeyEnv) }));
 }
 
 /** Verdicts on all answers: those that the folder has, and the judge's on the others. */
 async function judge(
   flags: JudgedFlags,
-  { judge: { url, model, maxTokens, concurrency, apiKeyEnv } }: JudgedConfig,
+  config: JudgedConfig['judge'],
   items: readonly JudgedItem[],
   { folder, rows, signal, notes }: EvalSession,
   part: AnswerPartOptions,
@@ -94,35 +109,31 @@ async function judge(
   const answers = new Map(items.map(({ id }) => [id, answerPart(rows.get(id)?.response ?? '', part) ?? '']));
   const questions = new Map(items.map((item) => [item.id, item.questions]));
   const log = await RecordLog.open<VerdictRow>(folder.file(verdictsFile), (row) => verdictProblem(row, questions));
-  const { retries, timeout } = flags;
-  const client = new ChatClient({
-    url,
-    model,
-    concurrency,
-    retries,
-    timeoutMs: 1000 * timeout,
-    apiKey: apiKey(apiKeyEnv),
-  });
-  const ask = textJudge(client, { maxTokens });
   // A blank answer meets nothing; a judge need not be asked.
   const judged = items.filter(({ id }) => answers.get(id)!.trim() !== '');
   const progress = new ConsoleTracker({ label: 'judged' });
   progress.start({ totalSteps: judged.length });
-  const { failures, interrupted } = await collect(judged, log, {
-    batchSize: 1,
-    concurrency,
-    signal,
-    work: async ([item], _, both) => {
-      const { id, prompt, questions } = item!;
-      const conversation = [
-        { role: 'user', content: prompt },
-        { role: 'assistant', content: answers.get(id)! },
-      ];
-      const texts = questions.map(({ text }) => text);
-      return [{ id, verdicts: await ask(conversation, texts, both) }];
-    },
-    progress: (done) => progress.metrics(done, { judged: done }),
-  });
+  const { concurrency } = config;
+  const collectWith = (ask: AskJudge) =>
+    collect(judged, log, {
+      batchSize: 1,
+      concurrency,
+      signal,
+      work: async ([item], _, both) => {
+        const { id, prompt, questions } = item!;
+        const conversation = [
+          { role: 'user', content: prompt },
+          { role: 'assistant', content: answers.get(id)! },
+        ];
+        const texts = questions.map(({ text }) => text);
+        return [{ id, verdicts: await ask(conversation, texts, both) }];
+      },
+      progress: (done) => progress.metrics(done, { judged: done }),
+    });
+  const missing = judged.some(({ id }) => !log.rows.has(id));
+  const { failures, interrupted } = missing
+    ? await withJudge(flags, config, (judge) => collectWith(askJudge(judge, concurrency)))
+    : { failures: [], interrupted: false };
   await progress.finish();
   if (interrupted) signal.throwIfAborted();
   requireAll(failures, { allowMissing: false }, judged.length, notes);

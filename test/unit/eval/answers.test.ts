@@ -57,12 +57,12 @@ describe('localAnswers', () => {
     const together = await source.answer(prompts, 0, signal);
     const alone = await Promise.all(prompts.map((prompt, i) => source.answer([prompt], i, signal)));
     expect(alone.flat()).toEqual(together);
-    const [[expected]] = await policy.generate(['1+1='], { maxNewTokens: 6, temperature: 0 });
+    const expected = (await policy.generate(['1+1='], { maxNewTokens: 6, temperature: 0 }))[0]![0]!;
     expect(together[0]).toEqual({
-      text: expected!.text,
+      text: expected.text,
       reasoning: null,
-      stopReason: expected!.stopReason,
-      tokens: expected!.completionIds.length,
+      stopReason: expected.stopReason,
+      tokens: expected.completionIds.length,
     });
   });
 });

@@ -2,10 +2,10 @@ import { appendFile, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { EndpointError } from '../../../src/eval/chat-client.js';
 import { type CollectOptions, collect } from '../../../src/eval/collect.js';
 import { EvalFolder } from '../../../src/eval/eval-folder.js';
 import { RecordLog } from '../../../src/eval/record-log.js';
+import { HttpError } from '../../../src/http/json-client.js';
 
 type Item = { id: string };
 type Row = { id: string; n: number };
@@ -72,7 +72,7 @@ describe('collect', () => {
   it('goes on after an item that an endpoint fails on', async () => {
     const result = await run(await open(), {
       work: async ([item], first) => {
-        if (first % 4 === 1) throw new EndpointError('no luck');
+        if (first % 4 === 1) throw new HttpError('no luck', 'status', 500);
         return [{ id: item!.id, n: 0 }];
       },
     });
@@ -85,7 +85,7 @@ describe('collect', () => {
     let asked = 0;
     const work = async () => {
       asked++;
-      throw new EndpointError('wrong key', { fatal: true });
+      throw new HttpError('wrong key', 'status', 401);
     };
     await expect(run(await open(), { work })).rejects.toThrow('wrong key');
     expect(asked).toBeLessThanOrEqual(2);
@@ -93,7 +93,7 @@ describe('collect', () => {
 
   it('ends after many failures in a row', async () => {
     const work = async () => {
-      throw new EndpointError('down');
+      throw new HttpError('down', 'connection');
     };
     await expect(run(await open(), { work })).rejects.toThrow('10 failures in a row, the last: down');
   });

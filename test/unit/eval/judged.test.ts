@@ -1,6 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { ChatClient } from '../../../src/eval/chat-client.js';
-import { readVerdict, textJudge } from '../../../src/eval/judge.js';
+import { askJudge } from '../../../src/eval/judge.js';
 import {
   type JudgedFields,
   judgedConfigSchema,
@@ -8,6 +7,7 @@ import {
   summariseJudged,
   withDependencies,
 } from '../../../src/eval/judged.js';
+import { endpointJudge } from '../../../src/rewards/judge.js';
 import { FakeServer } from './fake-server.js';
 
 const fieldsOf = (fields: object): JudgedFields =>
@@ -134,38 +134,14 @@ describe('summariseJudged', () => {
   });
 });
 
-describe('readVerdict', () => {
-  it.each<[string, boolean | null]>([
-    ['YES', true],
-    ['no', false],
-    ['**No**', false],
-    ['YES(是)', true],
-    ['否。', false],
-    ['Yes, it names both rivers.', true],
-    ['NO\nThe title is missing.', false],
-    ['<think>Is it? No. Yes.</think>\n\nNO', false],
-    ['The text names them.\n\nAnswer: YES', true],
-    ['Verdict: **no**.', false],
-    ['', null],
-    ['No issues found', null],
-    ['Perhaps', null],
-    ['YES\nOn second thought: NO', null],
-    ['<think>still at it', null],
-    ['Nothing', null],
-    ['Yesterday', null],
-  ])('%j', (text, expected) => {
-    expect(readVerdict(text)).toBe(expected);
-  });
-});
-
-describe('textJudge', () => {
+describe('askJudge', () => {
   it('shows the whole conversation and asks each question alone', async () => {
     const server = await FakeServer.start(({ messages }) => {
-      const question = messages[1]!.content.split('\n').at(-1)!;
-      return { content: { 'Blue?': 'YES', 'Long?': 'NO', 'Odd?': 'Hm.' }[question] ?? 'lost' };
+      const question = ['Blue?', 'Long?', 'Odd?'].find((text) => messages[1]!.content.includes(text))!;
+      return { content: { 'Blue?': 'YES', 'Long?': 'NO', 'Odd?': 'Hm.' }[question] };
     });
     try {
-      const judge = textJudge(new ChatClient({ url: server.url, model: 'judge' }), { maxTokens: 9 });
+      const judge = askJudge(endpointJudge({ url: server.url, model: 'judge', maxReplyTokens: 9 }), 2);
       const conversation = [
         { role: 'system', content: 'Be brief.' },
         { role: 'user', content: 'First turn' },
@@ -176,6 +152,7 @@ describe('textJudge', () => {
       const { signal } = new AbortController();
       expect(await judge(conversation, ['Blue?', 'Long?', 'Odd?'], signal)).toEqual([true, false, null]);
       expect(server.requests).toHaveLength(3);
+      expect(server.mostAtOnce).toBeLessThanOrEqual(2);
       for (const { body } of server.requests) {
         for (const { content } of conversation) expect(body.messages[1]!.content).toContain(content);
         expect(body).toMatchObject({ temperature: 0, max_tokens: 9 });
