@@ -29,10 +29,13 @@ function keyHead(q: Matrix, k: Matrix, head: number, { headDim }: AttentionShape
   return Math.floor((head * (k.columns / headDim)) / (q.columns / headDim));
 }
 
-/** The rows that row `row` of a packed batch sees: its sequence up to itself. */
-function causalRows(offsets: readonly number[], row: number): number[] {
-  const start = offsets.findLast((offset) => offset <= row)!;
-  return Array.from({ length: row - start + 1 }, (_, i) => start + i);
+/** The rows that row `row` of a packed batch sees: those of its sequence's parent, then its sequence up to itself. */
+function causalRows(offsets: readonly number[], row: number, parents: readonly number[]): number[] {
+  const sequence = offsets.findLastIndex((offset) => offset <= row);
+  const parent = parents[sequence] ?? -1;
+  const rows = (start: number, end: number) => Array.from({ length: end - start }, (_, i) => start + i);
+  const before = parent < 0 ? [] : rows(offsets[parent]!, offsets[parent + 1]!);
+  return [...before, ...rows(offsets[sequence]!, row + 1)];
 }
 
 /** Attention of every query row over the key rows that `seen` names. */
@@ -63,9 +66,16 @@ export function attentionOver(
   return { out, logSumExp };
 }
 
-/** Causal attention inside each packed sequence. */
-export function attention(q: Matrix, k: Matrix, v: Matrix, offsets: readonly number[], shape: AttentionShape) {
-  return attentionOver(q, k, v, (row) => causalRows(offsets, row), shape);
+/** Causal attention inside each packed sequence and over the sequence that it continues. */
+export function attention(
+  q: Matrix,
+  k: Matrix,
+  v: Matrix,
+  offsets: readonly number[],
+  shape: AttentionShape,
+  parents: readonly number[] = [],
+) {
+  return attentionOver(q, k, v, (row) => causalRows(offsets, row, parents), shape);
 }
 
 /** The derivative of `attention` by the chain rule: softmax, then the two products. */
@@ -76,13 +86,14 @@ export function attentionBackward(
   offsets: readonly number[],
   gradOut: Matrix,
   shape: AttentionShape,
+  parents: readonly number[] = [],
 ): { gradQueries: Matrix; gradKeys: Matrix; gradValues: Matrix } {
   const { headDim, scale } = shape;
   const gradQueries = matrix(q.rows, q.columns);
   const gradKeys = matrix(k.rows, k.columns);
   const gradValues = matrix(v.rows, v.columns);
   for (let row = 0; row < q.rows; row++) {
-    const keyRows = causalRows(offsets, row);
+    const keyRows = causalRows(offsets, row, parents);
     for (let head = 0; head < q.columns / headDim; head++) {
       const column = head * headDim;
       const keyColumn = keyHead(q, k, head, shape) * headDim;
