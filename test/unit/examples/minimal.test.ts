@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { afterEach, expect, it, vi } from 'vitest';
+import type { Completion } from '../../../src/rollout/engine.js';
 
 afterEach(() => {
   vi.restoreAllMocks();
@@ -14,5 +15,6 @@ it('fifteen lines of TypeScript train a model', async () => {
   const rewards = said.slice(0, 30).map(([, reward]) => reward as number);
   expect(rewards[0]).toBeLessThan(0.6);
   expect(rewards.at(-1)).toBeGreaterThan(0.9);
-  expect(said.at(-1)![0]).toMatch(/^[02468]{1,8}$/);
+  const [[answer]] = said.at(-1)![0] as [[Completion]];
+  expect(answer.text).toMatch(/^[02468]{1,8}$/);
 });
