@@ -57,6 +57,14 @@ export class Sampler {
     return Array.from({ length: count }, () => this.#next());
   }
 
+  /** What `take` will hand out next. */
+  peek(count: number): number[] {
+    const { state } = this;
+    const rows = this.take(count);
+    this.restore(state);
+    return rows;
+  }
+
   #next(): number {
     const index = this.#order[this.#position]!;
     if (++this.#position === this.length) {

@@ -5,7 +5,7 @@ import { FileFormatError, InvalidArgumentError } from '../errors.js';
 import type { CausalLM } from '../models/causal-lm.js';
 import type { Reward, RewardFunction } from '../rewards/reward.js';
 import { asRewards, type RewardFailure } from '../rewards/score.js';
-import type { RolloutEngine } from '../rollout/engine.js';
+import type { GenerateOptions, RolloutEngine } from '../rollout/engine.js';
 import { NativeEngine } from '../rollout/native-engine.js';
 import type { TrackedCompletion } from '../tracking/tracker.js';
 import { withAdvantages } from './advantages.js';
@@ -20,7 +20,7 @@ import {
 } from './contrast.js';
 import { evaluate } from './evaluation.js';
 import { type GeneratedPrompt, generateAndScore, type ScoredCompletions, trackedCompletions } from './generation.js';
-import { averageMetrics, completionMetrics, rewardMetrics, rolloutMetrics } from './metrics.js';
+import { averageMetrics, completionMetrics, rewardMetrics, rolloutMetrics, stalenessMetrics } from './metrics.js';
 import { parseGRPOConfig } from './parse-config.js';
 import { byGroup, checkRollouts, type Rollout, rolloutFromJson, rolloutToJson } from './rollout.js';
 import { updatePolicy } from './step.js';
@@ -103,6 +103,9 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
     }
     if (demonstrations) checkDemonstrations('demonstrations', demonstrations);
     checkContrast(config, rewards ? asRewards(rewards, config.rewardWeights) : []);
+    if (engine?.lookahead && !config.rolloutCorrection) {
+      throw new InvalidArgumentError('rolloutCorrection', 'a mode, since the engine samples ahead of updates', null);
+    }
     const reference = config.beta > 0 ? await referenceOf(policy) : null;
     const parts = { policy, dataset, rewards, evalDataset, demonstrations, engine, tracker, signal };
     try {
@@ -206,23 +209,10 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
   async #generate(): Promise<Generation> {
     const { config, policy } = this;
     const n = config.numGenerations;
-    const rows = this.sampler!.take((config.perDeviceTrainBatchSize * this.#stepsPerGeneration) / n);
-    const prompts = rows.map((row) => this.#encode(this.#prompts[row]!));
-    const contrast = config.contrast
-      ? contrastPrompts(prompts, n, config.contrast, (record, change) => this.#encode(record, change))
-      : null;
-    // With contrast each completion has a prompt of its own in the call, so that all are decoded together.
-    const asked = contrast?.expanded ?? prompts.flatMap((prompt) => new Array<GeneratedPrompt>(n).fill(prompt));
-    const generated = await generateAndScore(this.#engine, contrast ? asked : prompts, this.#rewards, {
-      maxNewTokens: config.maxCompletionLength,
-      n: contrast ? 1 : n,
-      temperature: config.temperature,
-      topK: config.topK,
-      topP: config.topP,
-      minP: config.minP,
-      stop: config.stop,
-      seed: deriveSeed(config.seed, this.#generations++),
-    });
+    const question = this.#question(this.sampler!.take(this.#promptsPerGeneration), this.#generations++);
+    const { asked, contrast } = question;
+    const generated = await generateAndScore(this.#engine, question.prompts, this.#rewards, question.options);
+    this.#prefetch();
     const { completions, scored, failures } = generated;
     const needsRolloutLogProbs = config.rolloutCorrection !== null || config.offPolicyMaskThreshold !== null;
     const rewards = contrast ? statisticsRewards(scored.totals, contrast.groups, config.contrast!) : scored.totals;
@@ -235,7 +225,10 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
       ...(needsRolloutLogProbs ? { rolloutLogProbs: logProbs } : {}),
     }));
     let ready = await withAdvantages(policy.device, rollouts, config);
-    let metrics = rolloutMetrics({ ...scored, totals: rewards }, completions, n);
+    let metrics = {
+      ...rolloutMetrics({ ...scored, totals: rewards }, completions, n),
+      ...stalenessMetrics(completions, this.#engine.version),
+    };
     if (contrast) {
       const selection = this.#select(ready, contrast.groups, generated);
       ready = selection.rollouts;
@@ -249,6 +242,50 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
       completions: trackedCompletions(generated, advantages, { step: this.globalStep + 1, split: 'train' }),
       rewardFailures: failures,
     };
+  }
+
+  get #promptsPerGeneration(): number {
+    return (this.config.perDeviceTrainBatchSize * this.#stepsPerGeneration) / this.config.numGenerations;
+  }
+
+  /** What the engine is asked for in a generation: the prompts of some rows, and how to continue them. */
+  #question(rows: readonly number[], generation: number) {
+    const { config } = this;
+    const n = config.numGenerations;
+    const prompts = rows.map((row) => this.#encode(this.#prompts[row]!));
+    const contrast = config.contrast
+      ? contrastPrompts(prompts, n, config.contrast, (record, change) => this.#encode(record, change))
+      : null;
+    // With contrast each completion has a prompt of its own in the call, so that all are decoded together.
+    const asked = contrast?.expanded ?? prompts.flatMap((prompt) => new Array<GeneratedPrompt>(n).fill(prompt));
+    const options: GenerateOptions = {
+      maxNewTokens: config.maxCompletionLength,
+      n: contrast ? 1 : n,
+      temperature: config.temperature,
+      topK: config.topK,
+      topP: config.topP,
+      minP: config.minP,
+      stop: config.stop,
+      seed: deriveSeed(config.seed, generation),
+    };
+    return { prompts: contrast ? asked : prompts, asked, contrast, options };
+  }
+
+  /** Lets an engine that samples ahead begin with what the next generations will ask for. */
+  #prefetch(): void {
+    const { lookahead = 0 } = this.#engine;
+    const uses = this.#stepsPerGeneration * this.config.numIterations;
+    const all = Math.ceil(
+      ((this.totalSteps ?? Number.POSITIVE_INFINITY) * this.config.gradientAccumulationSteps) / uses,
+    );
+    const ahead = Math.min(lookahead, all - this.#generations);
+    const size = this.#promptsPerGeneration;
+    const rows = ahead > 0 ? this.sampler!.peek(ahead * size) : [];
+    for (let i = 0; i < ahead; i++) {
+      const { prompts, options } = this.#question(rows.slice(i * size, (i + 1) * size), this.#generations + i);
+      const promptIds = prompts.map((prompt) => prompt.ids);
+      this.#engine.prefetch?.(promptIds, options);
+    }
   }
 
   /** Takes out of the update what contrast rejects. The released code left its KL and its place in the mean. */

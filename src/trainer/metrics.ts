@@ -52,6 +52,15 @@ export function completionMetrics(lengths: readonly number[], truncated: readonl
   });
 }
 
+/** How many updates older than the policy the completions are; nothing where engine or completions do not tell. */
+export function stalenessMetrics(
+  completions: readonly Completion[],
+  version: number | undefined,
+): Record<string, number> {
+  if (version === undefined || completions.some((completion) => completion.version === undefined)) return {};
+  return { 'rollout/staleness': mean(completions.map((completion) => version - completion.version!)) };
+}
+
 /** The mean of each metric over the records that have it. */
 export function averageMetrics(records: readonly Readonly<Record<string, number>>[]): Record<string, number> {
   const names = new Set(records.flatMap((record) => Object.keys(record)));

@@ -30,6 +30,14 @@ describe('Sampler', () => {
     expect(restored.take(30)).toEqual(unbroken.take(30));
   });
 
+  it('tells what comes next without handing it out, across passes', () => {
+    const sampler = shuffled();
+    sampler.take(7);
+    const coming = sampler.peek(25);
+    expect(sampler.state).toEqual({ epoch: 0, position: 7 });
+    expect(sampler.take(25)).toEqual(coming);
+  });
+
   it('keeps the order of the file when it does not shuffle', () => {
     expect(new Sampler(3, { seed: 1, shuffle: false }).take(7)).toEqual([0, 1, 2, 0, 1, 2, 0]);
   });
