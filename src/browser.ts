@@ -12,6 +12,17 @@ export type { ModelConfig, ModelShape, ModelType } from './models/config.js';
 export type { Parameter, Parameters } from './models/parameters.js';
 export type { ScoreOptions, TokenScores, TokenSequence } from './models/token-scores.js';
 export { type FileSystem, installFileSystem } from './platform/files.js';
+export { findOverlaps, type Overlap } from './recipes/raif/contamination.js';
+export {
+  parseRaifDemonstrations,
+  parseRaifPrompts,
+  type RaifData,
+  type RaifDataOptions,
+  type RaifRecord,
+} from './recipes/raif/data.js';
+export { type RaifRewardOptions, raifRewards } from './recipes/raif/rewards.js';
+export { dropLongDemonstrations, dropLongPrompts, type Mix, mixRows } from './recipes/raif/select-rows.js';
+export { renderPrompt, type TemplateFamily } from './recipes/raif/templates.js';
 export { type FormatRewardOptions, formatReward, taggedText } from './rewards/format.js';
 export {
   type EndpointJudgeOptions,
@@ -43,6 +54,7 @@ export {
 export { type MathsRewardOptions, mathsReward } from './rewards/maths-reward.js';
 export { type PooledReward, type PooledRewardOptions, pooledReward } from './rewards/pooled.js';
 export { type RegexRewardOptions, regexReward } from './rewards/regex.js';
+export { type RepetitionPenaltyOptions, repetitionPenalty } from './rewards/repetition.js';
 export type { Reward, RewardFunction, RewardSample, Scores } from './rewards/reward.js';
 export { type RewardFailure, type ScoredBatch, scoreBatch } from './rewards/score.js';
 export { AsyncRolloutEngine, type AsyncRolloutOptions } from './rollout/async-engine.js';
@@ -71,6 +83,7 @@ export {
   type SFTOptions,
   sftConfigSchema,
 } from './trainer/config.js';
+export { emptyThinking, withoutThinkingRoom } from './trainer/contrast.js';
 export { GRPOTrainer, type GRPOTrainerOptions } from './trainer/grpo-trainer.js';
 export {
   ConfigError,

@@ -18,7 +18,7 @@ export class ConfigSource {
   constructor(file: ParsedFile | null, flags: Readonly<Record<string, unknown>>, paths: PathOptions) {
     this.#file = file;
     this.#flags = flags;
-    const fromFile = file ? resolvePaths(file.values, dirname(file.path), paths) : {};
+    const fromFile = file ? resolvePaths(file.values, file.base ?? dirname(file.path), paths) : {};
     this.values = { ...fromFile, ...resolvePaths(flags, '.', paths) };
   }
 
@@ -59,6 +59,8 @@ export class ConfigSource {
 
 export interface ParsedFile {
   path: string;
+  /** What paths in it are relative to. Default: its own folder. */
+  base?: string;
   values: Record<string, unknown>;
   document: YAMLMap | null;
   lines: LineCounter;

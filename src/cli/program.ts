@@ -42,8 +42,12 @@ function createProgram(setExitCode: (code: number) => void): Command {
   const train = program
     .command('train')
     .description('Train a model with GRPO: sample completions, score them with rewards, update the policy')
-    .argument('[config]', 'YAML file with the options below in camelCase; flags win over it')
+    .argument(
+      '[config]',
+      'YAML file with the options below in camelCase, or a recipe such as raif/qwen2.5-1.5b; flags win',
+    )
     .option('--resume [checkpoint]', 'continue from the latest checkpoint of outputDir, or from this one')
+    .option('--dry-run', 'print what the run would do, with its learning rates and its memory, and end')
     .action(async (config, flags) => {
       setExitCode(await (await import('./commands/train.js')).train(config, flags));
     });

@@ -1,12 +1,15 @@
 import { resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { z } from 'zod';
+import { raifRewards } from '../recipes/raif/rewards.js';
 import { formatReward } from '../rewards/format.js';
 import { ifevalReward } from '../rewards/ifeval-reward.js';
+import { endpointJudge } from '../rewards/judge.js';
 import { lengthReward, overlongPenalty } from '../rewards/length.js';
 import { mathsReward } from '../rewards/maths-reward.js';
 import { regexReward } from '../rewards/regex.js';
 import type { Reward } from '../rewards/reward.js';
+import { Tokenizer } from '../text/tokenizer.js';
 import { ConfigError, nearest, parseConfig } from '../trainer/parse-config.js';
 
 /** What every entry of `rewards` may say, beside the options of the reward itself. */
@@ -17,7 +20,7 @@ const commonOptions = {
 
 interface BuiltIn {
   options: z.ZodObject;
-  create(options: Record<string, unknown>): Reward;
+  create(options: Record<string, unknown>): Reward | Reward[] | Promise<Reward[]>;
 }
 
 function builtIn<Shape extends z.ZodRawShape>(
@@ -57,6 +60,43 @@ const builtIns: Record<string, BuiltIn> = {
   ),
 };
 
+/** RAIF's rewards come together and bring their own weights. */
+const raif: BuiltIn = {
+  options: z.strictObject({
+    name: z.string(),
+    judge: z
+      .strictObject({
+        url: z.string(),
+        model: z.string(),
+        tokenizer: z.string().optional(),
+        maxTokens: tokens.optional(),
+        apiKeyVariable: z.string().optional(),
+      })
+      .optional(),
+    repetition: z.number().nonnegative().optional(),
+    released: z.boolean().optional(),
+    timeoutMs: z.number().positive().optional(),
+  }),
+  create: async (options) => {
+    const { judge, ...own } = options as RaifRewardEntry;
+    return raifRewards({ ...own, judge: judge ? await openJudge(judge) : undefined });
+  },
+};
+builtIns.raif = raif;
+
+interface RaifRewardEntry {
+  judge?: { url: string; model: string; tokenizer?: string; maxTokens?: number; apiKeyVariable?: string };
+  repetition?: number;
+  released?: boolean;
+  timeoutMs?: number;
+}
+
+/** With the judge's own tokenizer it is asked for log-probs, else for text. */
+async function openJudge({ tokenizer, apiKeyVariable, ...options }: NonNullable<RaifRewardEntry['judge']>) {
+  const apiKey = apiKeyVariable === undefined ? undefined : process.env[apiKeyVariable];
+  return endpointJudge({ ...options, apiKey, tokenizer: tokenizer ? await Tokenizer.load(tokenizer) : undefined });
+}
+
 const moduleOptions = z.strictObject({ module: z.string(), name: z.string().optional(), ...commonOptions });
 
 /** An entry of `rewards`: the name of a built-in, the path of a module, or either with options. */
@@ -72,13 +112,14 @@ export function resolveRewardPath(entry: unknown, base: string): unknown {
 /** The rewards that the entries describe. Throws a `ConfigError` with the path of each bad option. */
 export async function loadRewards(entries: readonly z.output<typeof rewardEntry>[]): Promise<Reward[]> {
   const rewards: Reward[] = [];
-  for (const [i, entry] of entries.entries()) rewards.push(await loadReward(entry, `rewards[${i}]`));
+  for (const [i, entry] of entries.entries()) rewards.push(...(await loadReward(entry, `rewards[${i}]`)));
   return rewards;
 }
 
-async function loadReward(entry: z.output<typeof rewardEntry>, path: string): Promise<Reward> {
-  if (typeof entry !== 'string' && 'module' in entry) return loadModule(parseAt(path, moduleOptions, entry), path);
-  if (typeof entry === 'string' && isModulePath(entry)) return loadModule({ module: entry }, path);
+async function loadReward(entry: z.output<typeof rewardEntry>, path: string): Promise<Reward[]> {
+  if (typeof entry !== 'string' && 'module' in entry)
+    return [await loadModule(parseAt(path, moduleOptions, entry), path)];
+  if (typeof entry === 'string' && isModulePath(entry)) return [await loadModule({ module: entry }, path)];
   const options = typeof entry === 'string' ? { name: entry } : entry;
   const found = builtIns[String(options.name)];
   if (!found) {
@@ -87,7 +128,9 @@ async function loadReward(entry: z.output<typeof rewardEntry>, path: string): Pr
     throw new ConfigError('rewards', [`${path}: unknown reward ${JSON.stringify(options.name)}${hint}`]);
   }
   const { name: _, weight, timeoutMs, ...own } = parseAt(path, found.options, options);
-  return withCommonOptions(found.create(own), { weight, timeoutMs } as z.output<typeof moduleOptions>);
+  const created = await found.create(found === raif ? { ...own, timeoutMs } : own);
+  if (Array.isArray(created)) return created;
+  return [withCommonOptions(created, { weight, timeoutMs } as z.output<typeof moduleOptions>)];
 }
 
 /** `./my-reward.mjs#score`: the export `score` of the module, or its default export without `#`. */

@@ -24,7 +24,31 @@ const rewards = {
     .describe('Name of a built-in reward, or module path such as ./my-reward.mjs#score'),
 };
 
-export const trainSources = z.strictObject({ ...sources, ...rewards, ...machine });
+const raif = z.strictObject({
+  mix: z
+    .strictObject({ maths: z.number().nonnegative(), instructions: z.number().nonnegative() })
+    .nullable()
+    .default(null)
+    .describe('Parts of maths and of instructions; null: all rows'),
+  maxPromptTokens: z.int().positive().nullable().default(null).describe('Longer prompts are left out'),
+  maxDemonstrationTokens: z.int().positive().nullable().default(null).describe('Longer demonstrations are left out'),
+  referenceModel: z
+    .string()
+    .default('qwen2.5-7B-Instruct')
+    .describe('Model whose counts of met constraints are the reference'),
+  skipInvalid: z.boolean().default(false).describe('Leave rows out that cannot be used, instead of ending'),
+  benchmark: z.array(z.string()).default([]).describe('Files of benchmarks to look for in the prompts'),
+  overlapWords: z.int().positive().default(13).describe('Words in a row that count as an overlap'),
+});
+
+const recipe = {
+  demonstrations: z.array(z.string().min(1)).default([]).describe('JSONL file with expert replies, for sftCoefficient'),
+  raif: raif.nullable().default(null).describe("Read the files in RAIF's format; an object, in a YAML file"),
+};
+
+export type RaifSource = z.output<typeof raif>;
+
+export const trainSources = z.strictObject({ ...sources, ...recipe, ...rewards, ...machine });
 export const sftSources = z.strictObject({ ...sources, ...machine });
 export const trainRunSchema = z.strictObject({ ...trainSources.shape, ...grpoConfigSchema.shape });
 export const sftRunSchema = z.strictObject({ ...sftSources.shape, ...sftConfigSchema.shape });
@@ -39,12 +63,18 @@ export const pathOptions: PathOptions = {
   dataset: absolutePath,
   evalDataset: absolutePath,
   outputDir: absolutePath,
+  demonstrations: absolutePath,
+  raif: (value, base) => {
+    const { benchmark } = (value ?? {}) as { benchmark?: unknown };
+    if (!Array.isArray(benchmark)) return value;
+    return { ...(value as object), benchmark: benchmark.map((path) => absolutePath(path, base)) };
+  },
   rewards: resolveRewardPath,
 };
 
 /** One file or reward may stand where a list is expected. */
 export function withLists(values: Readonly<Record<string, unknown>>): Record<string, unknown> {
-  const lists = ['dataset', 'evalDataset', 'rewards'];
+  const lists = ['dataset', 'evalDataset', 'demonstrations', 'rewards'];
   const asList = (value: unknown) => (Array.isArray(value) || value === null || value === undefined ? value : [value]);
   return { ...values, ...Object.fromEntries(lists.filter((n) => n in values).map((n) => [n, asList(values[n])])) };
 }

@@ -1,3 +1,6 @@
+import { existsSync } from 'node:fs';
+import { dirname, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import type { z } from 'zod';
 import { openDevice } from '../backend/open-device.js';
 import { GrpoError } from '../errors.js';
@@ -9,7 +12,7 @@ import { latestCheckpoint } from '../trainer/checkpoint.js';
 import type { GRPOConfig, SFTConfig } from '../trainer/config.js';
 import { parseConfig } from '../trainer/parse-config.js';
 import type { StepReport, Trainer } from '../trainer/trainer.js';
-import { ConfigSource, readConfigFile } from './config-source.js';
+import { ConfigSource, type ParsedFile, readConfigFile } from './config-source.js';
 import { flagValues } from './flags.js';
 import { Interrupt, interruptedExitCode } from './interrupt.js';
 import { readInput } from './model.js';
@@ -34,11 +37,19 @@ export async function readRequest<Schema extends z.ZodObject>(
   flags: Readonly<Record<string, unknown>>,
 ): Promise<RunRequest<z.output<Schema>>> {
   const { resume = false, ...given } = flags;
-  const file = configPath === undefined ? null : await readConfigFile(configPath);
+  const file = configPath === undefined ? null : await readConfig(configPath);
   const source = new ConfigSource(file, flagValues(given), pathOptions);
   const run = source.check(() => parseConfig(schema, withLists(source.values))) as z.output<Schema>;
   const outputDir = (run.outputDir as string | null) ?? defaultOutputDir(configPath, command);
   return { command, source, run: { ...run, outputDir }, resume: resume as string | boolean };
+}
+
+/** A file, or by its name without ending a recipe of this package, whose paths are then those of the working folder. */
+async function readConfig(path: string): Promise<ParsedFile> {
+  const recipe = fileURLToPath(new URL(`../../recipes/${path}.yaml`, import.meta.url));
+  const isRecipe = /^[\w-]+\/[\w.-]+$/.test(path) && !existsSync(path) && existsSync(recipe);
+  if (!isRecipe) return readConfigFile(path);
+  return { ...(await readConfigFile(recipe)), base: resolve('recipes', dirname(path)) };
 }
 
 /** The part of a run's options that another schema has. */

@@ -18,3 +18,11 @@ export function learningRateAt(step: number, totalSteps: number, options: Schedu
   const factor = lrSchedulerType === 'linear' ? 1 - progress : 0.5 * (1 + Math.cos(Math.PI * progress));
   return learningRate * (minLearningRateRatio + (1 - minLearningRateRatio) * factor);
 }
+
+/** Updates of a whole run; null when neither the data set nor maxSteps says so. */
+export function totalUpdates(
+  { maxSteps, numTrainEpochs }: Pick<GRPOConfig, 'maxSteps' | 'numTrainEpochs'>,
+  updatesPerEpoch: number | null,
+): number | null {
+  return maxSteps ?? (updatesPerEpoch === null ? null : Math.ceil(numTrainEpochs * updatesPerEpoch));
+}

@@ -14,7 +14,7 @@ import {
 import type { GRPOConfig, SFTConfig } from './config.js';
 import { averageMetrics } from './metrics.js';
 import { AdamW } from './optimizer.js';
-import { learningRateAt } from './schedule.js';
+import { learningRateAt, totalUpdates } from './schedule.js';
 
 /** What one optimiser update did. */
 export interface StepReport {
@@ -102,7 +102,7 @@ export abstract class Trainer<Config extends GRPOConfig | SFTConfig> implements 
     const epochSteps = datasetLength === null ? null : datasetLength / shape.rowsPerUpdate;
     this.config = config;
     this.policy = policy;
-    this.totalSteps = config.maxSteps ?? (epochSteps === null ? null : Math.ceil(config.numTrainEpochs * epochSteps));
+    this.totalSteps = totalUpdates(config, epochSteps);
     if (this.totalSteps === null && (config.lrSchedulerType !== 'constant' || config.warmupRatio > 0)) {
       const expected = 'a number, or lrSchedulerType constant without warmupRatio, when there is no data set';
       throw new InvalidArgumentError('maxSteps', expected, config.maxSteps);

@@ -1,27 +1,17 @@
-import type { ChatMessage } from '../../data/prompts.js';
 import { UnsupportedError } from '../../errors.js';
 import { checkInstructions, type Instruction } from '../../rewards/ifeval/index.js';
 import { readInstructions } from '../../rewards/ifeval-reward.js';
+import { type JudgeModel, judgeReward } from '../../rewards/judge.js';
 import { answersMatch } from '../../rewards/maths.js';
 import { repetitionPenalty } from '../../rewards/repetition.js';
 import type { Reward, RewardSample } from '../../rewards/reward.js';
 import type { RaifRecord } from './data.js';
 import { type Reply, readReply, thinks } from './reply.js';
-import { conversationOf, type ReadPrompt, readPrompt } from './templates.js';
-
-/**
- * Answers yes/no questions about the last message of a conversation, one verdict a question. null: no verdict, which is
- * not a no.
- */
-export type RaifJudge = (
-  conversation: readonly ChatMessage[],
-  questions: readonly string[],
-  signal: AbortSignal,
-) => Promise<(boolean | null)[]>;
+import { conversationOf, readPrompt } from './templates.js';
 
 export interface RaifRewardOptions {
-  /** For rows with `scoring_questions`. */
-  judge?: RaifJudge;
+  /** Answers the `scoring_questions` of rows that have some. */
+  judge?: JudgeModel;
   /** Weight of the penalty for repeated 8-grams of tokens. Default 0: none. */
   repetition?: number;
   /** Milliseconds that the answers of a batch may take to be judged. Default 10 minutes. */
@@ -52,9 +42,10 @@ const scores = { right: 2, wrong: -1.5, none: -2 } as const;
  */
 export function raifRewards(options: RaifRewardOptions = {}): Reward[] {
   const { repetition = 0, timeoutMs = 600_000 } = options;
+  const judge = options.judge ? questionReward(options.judge, timeoutMs) : null;
   const known = new WeakMap<readonly RewardSample[], Promise<Verdict[]>>();
   const verdictsOf = (batch: readonly RewardSample[]) => {
-    const verdicts = known.get(batch) ?? judgeBatch(batch, options, AbortSignal.timeout(timeoutMs));
+    const verdicts = known.get(batch) ?? judgeBatch(batch, judge, options);
     known.set(batch, verdicts);
     return verdicts;
   };
@@ -73,15 +64,31 @@ export function raifRewards(options: RaifRewardOptions = {}): Reward[] {
   ];
 }
 
-async function judgeBatch(
-  batch: readonly RewardSample[],
-  options: RaifRewardOptions,
-  signal: AbortSignal,
-): Promise<Verdict[]> {
-  return Promise.all(batch.map((sample) => judgeReply(sample, options, signal)));
+/** Counts the questions that an answer meets. */
+function questionReward(judge: JudgeModel, timeoutMs: number): Reward {
+  return judgeReward({ judge, timeoutMs, score: (met) => met });
 }
 
-async function judgeReply(sample: RewardSample, options: RaifRewardOptions, signal: AbortSignal): Promise<Verdict> {
+/** Everything at once that needs no judge, then what needs one in a single batch. */
+async function judgeBatch(
+  batch: readonly RewardSample[],
+  judge: Reward | null,
+  options: RaifRewardOptions,
+): Promise<Verdict[]> {
+  const first = batch.map((sample) => judgeReply(sample, options));
+  const open = first.filter((verdict): verdict is RewardSample => 'record' in verdict);
+  if (open.length > 0 && !judge) throw new UnsupportedError('A row with scoring_questions', 'rewards without a judge');
+  const counts = open.length > 0 ? await judge!.score(open) : [];
+  let next = 0;
+  return first.map((verdict) => {
+    if (!('record' in verdict)) return verdict;
+    const questions = verdict.record.scoring_questions as string[];
+    return { ...combine(counts[next++]!, questions.length), format: 1 };
+  });
+}
+
+/** The verdict on a reply, or what a judge must be asked. */
+function judgeReply(sample: RewardSample, options: RaifRewardOptions): Verdict | RewardSample {
   const prompt = readPrompt(sample.prompt);
   if (!prompt) throw new UnsupportedError('A prompt in none of the five templates', 'the RAIF rewards');
   const record = sample.record as RaifRecord;
@@ -89,24 +96,24 @@ async function judgeReply(sample: RewardSample, options: RaifRewardOptions, sign
   const { freeForm, kind } = record;
   const format = reply.wellFormed || freeForm ? 1 : -1;
   if (kind === 'maths') return { ...judgeMaths(reply, record, options), format, met: null };
-  const failed = { answer: scores.none, accuracy: 0, format, met: null };
   // A reply that was not allowed to think is judged by its answer alone.
   const thought = thinks(reply) || freeForm || (reply.direct && !options.released);
-  if (format < 0 || !thought || reply.answer === '') return failed;
-  // The released checker got the label where the reply belongs, which never has the format.
-  if (kind === 'ifeval' && options.released) return failed;
-  const verdicts =
-    kind === 'ifeval'
-      ? checkInstructions(instructionsOf(record), sample.prompt, reply.answer)
-      : await askJudge(sample.prompt, prompt, reply.answer, record, options, signal);
-  return { ...combine(verdicts), format };
+  // The released checker of rules got the label where the reply belongs, which never has the format.
+  const unread = kind === 'ifeval' && options.released;
+  if (format < 0 || !thought || reply.answer === '' || unread) {
+    return { answer: scores.none, accuracy: 0, format, met: null };
+  }
+  if (kind === 'ifeval') {
+    const followed = checkInstructions(instructionsOf(record), sample.prompt, reply.answer);
+    return { ...combine(followed.filter(Boolean).length, followed.length), format };
+  }
+  const messages = conversationOf(sample.prompt, prompt);
+  return { ...sample, record: { messages, scoring_questions: record.scoring_questions }, completion: reply.answer };
 }
 
 /** 2 for all, -2 for none, else the share. */
-function combine(verdicts: readonly (boolean | null)[]): Omit<Verdict, 'format'> {
-  if (verdicts.includes(null)) return { answer: Number.NaN, accuracy: Number.NaN, met: Number.NaN };
-  const met = verdicts.filter(Boolean).length;
-  const share = met / verdicts.length;
+function combine(met: number, total: number): Omit<Verdict, 'format'> {
+  const share = met / total;
   const answer = share === 1 ? scores.right : share === 0 ? scores.none : share;
   return { answer, accuracy: share, met };
 }
@@ -123,18 +130,6 @@ function judgeMaths(
   const accuracy = right ? 1 : 0;
   if (!boxed) return { answer: scores.none, accuracy };
   return { answer: right ? scores.right : scores.wrong, accuracy };
-}
-
-async function askJudge(
-  prompt: string,
-  read: ReadPrompt,
-  answer: string,
-  { scoring_questions: questions }: RaifRecord,
-  { judge }: RaifRewardOptions,
-  signal: AbortSignal,
-): Promise<(boolean | null)[]> {
-  if (!judge) throw new UnsupportedError('A row with scoring_questions', 'rewards without a judge');
-  return judge([...conversationOf(prompt, read), { role: 'assistant', content: answer }], questions!, signal);
 }
 
 const knownInstructions = new WeakMap<RaifRecord, readonly Instruction[]>();

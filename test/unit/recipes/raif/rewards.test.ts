@@ -1,7 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { parseRaifPrompts, type RaifRecord } from '../../../../src/recipes/raif/data.js';
-import { type RaifJudge, type RaifRewardOptions, raifRewards } from '../../../../src/recipes/raif/rewards.js';
+import { type RaifRewardOptions, raifRewards } from '../../../../src/recipes/raif/rewards.js';
 import { renderPrompt, type TemplateFamily } from '../../../../src/recipes/raif/templates.js';
+import type { JudgeModel } from '../../../../src/rewards/judge.js';
 import { scoreBatch } from '../../../../src/rewards/score.js';
 import { withoutThinkingRoom } from '../../../../src/trainer/contrast.js';
 
@@ -106,12 +107,16 @@ describe('instructions with rules', () => {
 
 describe('instructions for a judge', () => {
   const asked: string[] = [];
-  const judge =
-    (...verdicts: (boolean | null)[]): RaifJudge =>
-    async (conversation, questions) => {
-      asked.push(...conversation.map(({ role, content }) => `${role}: ${content}`), ...questions);
-      return verdicts;
+  const judge = (...verdicts: (boolean | null)[]): JudgeModel => {
+    let next = 0;
+    return {
+      answer: async (messages) => {
+        asked.push(messages.map(({ content }) => content).join('|'));
+        const verdict = verdicts[next++]!;
+        return verdict === null ? { problem: 'tie', message: 'a tie' } : verdict ? 'yes' : 'no';
+      },
     };
+  };
 
   it.each([
     [[true, true], 3, 2, 2],
@@ -122,10 +127,12 @@ describe('instructions for a judge', () => {
     expect(got).toEqual({ total, answer, format: 1, accuracy: met / 2, met });
   });
 
-  it('shows the conversation with the answer alone, once a reply', async () => {
+  it('shows the conversation with the answer alone, once a question', async () => {
     asked.length = 0;
     await score(complex, reply('brief', 'secret'), { judge: judge(true, true) });
-    expect(asked).toEqual(['user: Do it.', 'assistant: brief', 'Is it short?', 'Does it rhyme?']);
+    expect(asked).toHaveLength(2);
+    expect(asked[0]).toMatch(/Do it\..*brief.*Is it short\?/s);
+    expect(asked.join()).not.toMatch(/secret|im_start/);
   });
 
   it('cannot score a reply without a verdict, nor any without a judge', async () => {

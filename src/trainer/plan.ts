@@ -1,0 +1,105 @@
+import type { ModelConfig } from '../models/config.js';
+import { parameterSpecs } from '../models/decoder.js';
+import type { GRPOConfig } from './config.js';
+import { learningRateAt, totalUpdates } from './schedule.js';
+
+/** What a configuration amounts to, before anything runs. */
+export interface RunPlan {
+  promptsPerGeneration: number;
+  completionsPerGeneration: number;
+  /** Of a prompt with contrast: how many of its completions do not think. */
+  directCompletions: number;
+  completionsPerUpdate: number;
+  updatesPerGeneration: number;
+  demonstrationsPerUpdate: number;
+  /** null: the rows of the data set are not known, and nothing else says it. */
+  totalUpdates: number | null;
+  /** The learning rate of chosen updates, which count from 1. */
+  learningRates: { update: number; learningRate: number }[];
+}
+
+/** Rows of the data set that an update uses. May be a fraction, when rows are used for several updates. */
+export function promptsPerUpdate(c: GRPOConfig): number {
+  return (c.gradientAccumulationSteps * c.perDeviceTrainBatchSize) / (c.numGenerations * c.numIterations);
+}
+
+export function planRun(config: GRPOConfig, rows: number | null): RunPlan {
+  const { perDeviceTrainBatchSize, gradientAccumulationSteps, numGenerations, contrast } = config;
+  const steps = config.stepsPerGeneration ?? gradientAccumulationSteps;
+  const completionsPerUpdate = perDeviceTrainBatchSize * gradientAccumulationSteps;
+  const total = totalUpdates(config, rows === null ? null : rows / promptsPerUpdate(config));
+  return {
+    promptsPerGeneration: (perDeviceTrainBatchSize * steps) / numGenerations,
+    completionsPerGeneration: perDeviceTrainBatchSize * steps,
+    directCompletions: contrast ? Math.round(numGenerations * contrast.share) : 0,
+    completionsPerUpdate,
+    updatesPerGeneration: (steps * config.numIterations) / gradientAccumulationSteps,
+    demonstrationsPerUpdate: config.sftCoefficient > 0 ? (config.sftBatchSize ?? completionsPerUpdate) : 0,
+    totalUpdates: total,
+    learningRates: total === null ? [] : learningRatesOf(config, total),
+  };
+}
+
+/** At the first update, around the end of the warm-up, at each quarter and at the last. */
+function learningRatesOf(config: GRPOConfig, total: number): RunPlan['learningRates'] {
+  const warmup = config.warmupSteps || Math.ceil(config.warmupRatio * total);
+  const quarters = [0.25, 0.5, 0.75].map((share) => Math.round(share * total));
+  const updates = [1, 2, warmup, warmup + 1, ...quarters, total].filter((update) => update >= 1 && update <= total);
+  return [...new Set(updates)]
+    .toSorted((a, b) => a - b)
+    .map((update) => ({ update, learningRate: learningRateAt(update - 1, total, config) }));
+}
+
+/** Bytes on one device, by what they are for. `docs/raif.md` has the formulas. */
+export interface MemoryEstimate {
+  weights: number;
+  reference: number;
+  gradients: number;
+  optimizer: number;
+  activations: number;
+  logits: number;
+  cache: number;
+  total: number;
+}
+
+const float = 4;
+/** What the built-in engine keeps of keys and values at most, unless told otherwise. */
+const cacheLimit = 2 ** 30;
+
+/** `promptTokens` of the longest prompt. The estimate is of the update or of sampling, whichever is larger. */
+export function estimateMemory(
+  model: ModelConfig,
+  config: GRPOConfig,
+  { dtype, promptTokens }: { dtype: 'f32' | 'bf16'; promptTokens: number },
+): MemoryEstimate {
+  const count = parameterCount(model);
+  const size = dtype === 'bf16' ? 2 : 4;
+  const { hiddenSize, intermediateSize, numHiddenLayers, headDim, vocabSize } = model;
+  const queries = model.numAttentionHeads * headDim;
+  const keys = model.numKeyValueHeads * headDim;
+  const normed = model.modelType === 'qwen3' ? queries + keys : 0;
+  const layer = 4 * hiddenSize + 2 * queries + 2 * keys + normed + 3 * intermediateSize;
+  const completions = config.perDeviceTrainBatchSize * config.maxCompletionLength;
+  const tokens = completions + config.perDeviceTrainBatchSize * promptTokens;
+  // One more layer for the gradients on their way back.
+  const stored = config.gradientCheckpointing
+    ? numHiddenLayers * hiddenSize + 2 * layer
+    : numHiddenLayers * layer + layer;
+  const activations = float * tokens * (stored + 2 * hiddenSize);
+  const logits = Math.min(config.logitsWorkspaceBytes, float * completions * vocabSize);
+  const rows = config.perDeviceTrainBatchSize * (config.stepsPerGeneration ?? config.gradientAccumulationSteps);
+  const perToken = 2 * keys * numHiddenLayers * size;
+  const cache = Math.min(cacheLimit, perToken * (rows * config.maxCompletionLength + rows * promptTokens));
+  const fixed = {
+    weights: size * count,
+    reference: config.beta > 0 ? size * count : 0,
+    gradients: float * count,
+    optimizer: float * (dtype === 'f32' ? 2 : 3) * count,
+  };
+  const sum = Object.values(fixed).reduce((total, bytes) => total + bytes, 0);
+  return { ...fixed, activations, logits, cache, total: sum + Math.max(activations + logits, cache + logits) };
+}
+
+export function parameterCount(model: ModelConfig): number {
+  return parameterSpecs(model).reduce((sum, { shape }) => sum + shape.reduce((product, n) => product * n, 1), 0);
+}
