@@ -134,14 +134,16 @@ function reasonOf(error: unknown): string {
 
 function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
   return new Promise((resolve, reject) => {
+    // A signal of its own, since Node warns when more than ten listeners wait on one.
+    const own = signal && AbortSignal.any([signal]);
     const abort = () => {
       clearTimeout(timer);
-      reject(signal!.reason);
+      reject(own!.reason);
     };
     const timer = setTimeout(() => {
-      signal?.removeEventListener('abort', abort);
+      own?.removeEventListener('abort', abort);
       resolve();
     }, ms);
-    signal?.addEventListener('abort', abort, { once: true });
+    own?.addEventListener('abort', abort, { once: true });
   });
 }

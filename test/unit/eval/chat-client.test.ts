@@ -114,6 +114,20 @@ describe('ChatClient', () => {
     expect(server!.mostAtOnce).toBe(3);
   });
 
+  it('lets many wait on one signal without a warning', async () => {
+    const warnings: Error[] = [];
+    const listen = (warning: Error) => warnings.push(warning);
+    process.on('warning', listen);
+    const chat = await client((i) => (i < 20 ? { status: 500 } : { content: 'ok' }), {
+      concurrency: 20,
+      backoffMs: 50,
+    });
+    const { signal } = new AbortController();
+    await Promise.all(Array.from({ length: 20 }, () => chat.complete(request, signal)));
+    process.off('warning', listen);
+    expect(warnings).toEqual([]);
+  });
+
   it('stops at once when aborted: under way, between tries and in the queue', async () => {
     const chat = await client(() => ({ delayMs: 5000 }), { concurrency: 1 });
     const controller = new AbortController();
