@@ -136,10 +136,17 @@ export class ResponseWriter {
   }
 }
 
-/** Tells which text of a growing completion is final: what later tokens may still change or cut is held back. */
+/**
+ * Tells which text of a growing completion is final: what later tokens may still change or cut is held back. Decodes the
+ * last tokens only, beside a few before them, whose text tells how the new ones join.
+ */
 export class TextStream {
   readonly #tokenizer: Tokenizer;
   readonly #stop: readonly string[];
+  /** Text of the tokens before `#read`, and where the tokens begin that are decoded with what comes. */
+  #text = '';
+  #window = 0;
+  #read = 0;
   #sent = '';
 
   constructor(tokenizer: Tokenizer, stop: readonly string[]) {
@@ -149,22 +156,32 @@ export class TextStream {
 
   /** The text that `event` adds. */
   next({ ids, end }: TokenEvent): string {
-    const text = end ? end.text : this.#settled(this.#tokenizer.decode(ids));
+    if (!end) this.#decode(ids);
+    const text = end ? end.text : this.#settled();
     if (text.length <= this.#sent.length || !text.startsWith(this.#sent)) return '';
     const fresh = text.slice(this.#sent.length);
     this.#sent = text;
     return fresh;
   }
 
-  /** Without a character that is not whole yet, and without what may be the start of a stop string. */
-  #settled(text: string): string {
-    const whole = text.replace(/\ufffd+$/, '');
+  #decode(ids: readonly number[]): void {
+    const known = this.#tokenizer.decode(ids.slice(this.#window, this.#read));
+    const all = this.#tokenizer.decode(ids.slice(this.#window));
+    // A character that is not whole yet ends in the replacement character.
+    if (all.length <= known.length || all.endsWith('\ufffd')) return;
+    this.#text += all.slice(known.length);
+    this.#window = this.#read;
+    this.#read = ids.length;
+  }
+
+  /** Without what may be the start of a stop string. */
+  #settled(): string {
     let held = 0;
     for (const stop of this.#stop) {
-      for (let length = Math.min(stop.length - 1, whole.length); length > held; length--) {
-        if (whole.endsWith(stop.slice(0, length))) held = length;
+      for (let length = Math.min(stop.length - 1, this.#text.length); length > held; length--) {
+        if (this.#text.endsWith(stop.slice(0, length))) held = length;
       }
     }
-    return whole.slice(0, whole.length - held);
+    return this.#text.slice(0, this.#text.length - held);
   }
 }

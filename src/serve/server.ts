@@ -92,7 +92,7 @@ export class ApiServer {
   /** What answers the request, once it is known that it may be asked. */
   #route(request: IncomingMessage): Route {
     this.#checkHost(request);
-    const { pathname } = new URL(request.url ?? '/', 'http://localhost');
+    const pathname = request.url!.split('?')[0]!;
     const methods = this.#routes[pathname];
     if (pathname !== '/health') this.#checkKey(request);
     if (!methods) throw new ApiError(404, `There is no ${pathname} here`);
