@@ -15,7 +15,7 @@ export interface IFEvalRewardOptions extends AnswerPartOptions {
 /**
  * How well the answer follows the verifiable instructions of its row: `instruction_id_list` and `kwargs`, as IFEval has
  * them. A completion without an answer gets 0. A row without instructions is one that this reward does not apply to; a row
- * whose instructions are wrong throws an `InstructionError`, so that the batch is unscorable.
+ * whose instructions are wrong is refused before training begins.
  */
 export function ifevalReward({ level = 'fraction', loose = false, weight, ...part }: IFEvalRewardOptions = {}): Reward {
   if (level !== 'fraction' && level !== 'all') throw new InvalidArgumentError('level', 'fraction or all', level);
@@ -32,7 +32,7 @@ export function ifevalReward({ level = 'fraction', loose = false, weight, ...par
     const followed = verdicts.filter(Boolean).length / verdicts.length;
     return level === 'all' ? Math.floor(followed) : followed;
   };
-  return { name: 'ifeval', weight, score: (batch) => batch.map(score) };
+  return { name: 'ifeval', weight, check: instructionsOf, score: (batch) => batch.map(score) };
 }
 
 /** The instructions of a row; none when it has no `instruction_id_list`. Throws on instructions that cannot be checked. */

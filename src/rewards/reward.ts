@@ -22,6 +22,8 @@ export interface Reward {
   /** The name in metrics, tables and reports. */
   name: string;
   score: RewardFunction;
+  /** Throws on a row that it could never score. Called with every row before a run begins. */
+  check?: (record: PromptRecord) => void;
   /** Factor in the sum of the rewards. Default 1. */
   weight?: number;
   /** Milliseconds after which a batch counts as unscorable. Default 60,000. */

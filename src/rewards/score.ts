@@ -1,3 +1,4 @@
+import type { PromptRecord } from '../data/prompts.js';
 import { InvalidArgumentError } from '../errors.js';
 import type { Reward, RewardFunction, RewardSample, Scores } from './reward.js';
 
@@ -70,6 +71,20 @@ export async function scoreBatch(rewards: readonly Reward[], samples: readonly R
   const totals = Float64Array.from(samples, (_, i) => weightedSum(rewards, columns, i));
   const scores = Object.fromEntries(rewards.map((reward, k) => [reward.name, columns[k]!]));
   return { totals, scores, failures };
+}
+
+/** Lets the rewards refuse rows before a run begins. Throws an `InvalidArgumentError` that names the first such row. */
+export function checkRows(name: string, records: readonly PromptRecord[], rewards: readonly Reward[]): void {
+  for (const reward of rewards) {
+    records.forEach((record, i) => {
+      try {
+        reward.check?.(record);
+      } catch (error) {
+        const expected = `a row that the reward ${reward.name} can score (${(error as Error).message})`;
+        throw new InvalidArgumentError(`${name}[${i}]`, expected, record, { cause: error });
+      }
+    });
+  }
 }
 
 class RewardError extends Error {

@@ -4,7 +4,7 @@ import { deriveSeed } from '../data/random.js';
 import { FileFormatError, InvalidArgumentError } from '../errors.js';
 import type { CausalLM } from '../models/causal-lm.js';
 import type { Reward, RewardFunction } from '../rewards/reward.js';
-import { asRewards, type RewardFailure } from '../rewards/score.js';
+import { asRewards, checkRows, type RewardFailure } from '../rewards/score.js';
 import type { GenerateOptions, RolloutEngine } from '../rollout/engine.js';
 import { NativeEngine } from '../rollout/native-engine.js';
 import type { TrackedCompletion } from '../tracking/tracker.js';
@@ -96,8 +96,11 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
     if (dataset) checkPrompts('dataset', dataset);
     if (evalDataset) checkPrompts('evalDataset', evalDataset);
     if ((dataset || evalDataset) && !rewards) throw new InvalidArgumentError('rewards', 'at least one reward', rewards);
-    if (rewards) asRewards(rewards, config.rewardWeights);
-    else if (config.rewardWeights) throw new InvalidArgumentError('rewardWeights', 'rewards to weigh', rewards);
+    if (rewards) {
+      const checked = asRewards(rewards, config.rewardWeights);
+      checkRows('dataset', dataset ?? [], checked);
+      checkRows('evalDataset', evalDataset ?? [], checked);
+    } else if (config.rewardWeights) throw new InvalidArgumentError('rewardWeights', 'rewards to weigh', rewards);
     if (config.sftCoefficient > 0 && !demonstrations) {
       throw new InvalidArgumentError('demonstrations', 'expert replies, which sftCoefficient needs,', demonstrations);
     }

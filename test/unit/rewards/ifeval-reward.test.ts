@@ -65,6 +65,16 @@ describe('evalSteps', () => {
     device.close();
   });
 
+  it('is refused for rows with instructions that cannot be checked, before training', async () => {
+    using policy = tinyPolicy({ device, seed: 4 });
+    const wrong = { ...record, kwargs: [{}, {}] };
+    const options = { policy, rewards: [ifevalReward()], numGenerations: 2, perDeviceTrainBatchSize: 2, maxSteps: 1 };
+    await expect(GRPOTrainer.create({ ...options, dataset: [record, wrong] })).rejects.toThrow(/dataset\[1\]/);
+    await expect(GRPOTrainer.create({ ...options, dataset: [record], evalDataset: [wrong] })).rejects.toThrow(
+      /a row that the reward ifeval can score \(Expected a list of strings.*keywords of keywords:existence.*evalDataset\[0\]/,
+    );
+  });
+
   it('measures on held-out prompts what grpo eval ifeval measures', async () => {
     const heldOut = Array.from({ length: 8 }, (_, i) => ({
       prompt: `${i}=`,
