@@ -38,7 +38,7 @@ static inline vfloat dot_tile_of_rows(const A* a, int64_t a_stride, const B* con
   return reduce_each(sums);
 }
 
-// out[rows][columns] with `stride` floats from row to row; any number of rows and columns.
+// out[rows][columns] with `stride` floats from row to row, for few enough rows that a stays in the first-level cache.
 template <class A, class B>
 static void dot_block(const A* a, int64_t a_stride, const B* b, int64_t b_stride, int64_t rows, int64_t columns,
                       int64_t k, float* out, int64_t stride) {
@@ -67,9 +67,11 @@ static void dot_block(const A* a, int64_t a_stride, const B* b, int64_t b_stride
   }
 }
 
-// Tiles whose rows of a stay in the second-level cache while rows of b pass by.
+// Tiles of a product: their rows of b stay in the second-level cache while rows of a pass by, a few at a time that stay
+// in the first-level cache while those rows of b pass by.
 constexpr int64_t kDotBlockRows = 64;
-constexpr int64_t kDotBlockColumns = 64;
+constexpr int64_t kDotBlockColumns = 256;
+constexpr int64_t kNearFloats = 4096;
 
 static void dot_product(grpo_context& context, const Product& p, const Destination& out) {
   const int64_t down = ceil_divide(p.m, kDotBlockRows);
@@ -79,6 +81,8 @@ static void dot_product(grpo_context& context, const Product& p, const Destinati
   const int64_t columns_each = round_up(ceil_divide(p.n, across), kDotColumns);
   const int64_t column_tiles = ceil_divide(p.n, columns_each);
   const bool plain = out.dtype == GRPO_F32 && !out.accumulate && !out.bias.data;
+  const int64_t near_rows =
+      std::clamp<int64_t>(kNearFloats / std::max<int64_t>(p.k, 1) / kDotRows * kDotRows, kDotRows, kDotBlockRows);
   parallel_for(context, down * column_tiles, 1, [&](int64_t begin, int64_t end, int worker) {
     constexpr int64_t scratch_stride = kDotBlockColumns + kWidth;
     float* scratch =
@@ -90,8 +94,10 @@ static void dot_product(grpo_context& context, const Product& p, const Destinati
       const int64_t stride = plain ? out.stride : scratch_stride;
       with_float_type(p.a, [&](auto* a) {
         with_float_type(p.b, [&](auto* b) {
-          dot_block(a + row * p.a.stride, p.a.stride, b + column * p.b.stride, p.b.stride, rows, columns, p.k, sums,
-                    stride);
+          for (int64_t r = 0; r < rows; r += near_rows) {
+            dot_block(a + (row + r) * p.a.stride, p.a.stride, b + column * p.b.stride, p.b.stride,
+                      std::min(near_rows, rows - r), columns, p.k, sums + r * stride, stride);
+          }
         });
       });
       if (!plain) finish_rows(out, row, rows, column, columns, sums, stride);

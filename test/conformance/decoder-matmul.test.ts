@@ -116,35 +116,37 @@ describe.each(await testDevices())('matmul on $name', ({ name, open }) => {
     await expect(t.read(second)).rejects.toThrow(/matmul: expected.*\[2,k\].*received \[3,2\], \[3,2\]/);
   });
 
-  test.runIf(name.includes('builtin'))('a row does not depend on the other rows', async () => {
-    t = new Tensors(device);
-    const b = t.put(randomMatrix(530, 515, 2));
-    const rows = randomMatrix(37, 515, 1);
-    const product = async (first: number, count: number) => {
-      const a = t.put({ rows: count, columns: 515, data: rows.data.slice(first * 515, (first + count) * 515) });
-      const out = t.empty(count, 530);
-      device.run('matmul', { a, b, out, transposeA: 0, transposeB: 1, accumulate: 0 });
-      return t.read(out);
-    };
-    const all = await product(0, 37);
-    for (const row of [0, 13, 14, 36]) expect(await product(row, 1)).toEqual(all.slice(row * 530, (row + 1) * 530));
-    expect(await product(5, 20)).toEqual(all.slice(5 * 530, 25 * 530));
-  });
+  describe.runIf(name.includes('builtin'))('the built-in product', () => {
+    test.each([0, 1])('gives a row the same bits whatever the other rows, transposeB %i', async (transposeB) => {
+      t = new Tensors(device);
+      const b = t.put(transposeB ? randomMatrix(530, 515, 2) : randomMatrix(515, 530, 2));
+      const rows = randomMatrix(37, 515, 1);
+      const product = async (first: number, count: number) => {
+        const a = t.put({ rows: count, columns: 515, data: rows.data.slice(first * 515, (first + count) * 515) });
+        const out = t.empty(count, 530);
+        device.run('matmul', { a, b, out, transposeA: 0, transposeB, accumulate: 0 });
+        return t.read(out);
+      };
+      const all = await product(0, 37);
+      for (const row of [0, 13, 14, 36]) expect(await product(row, 1)).toEqual(all.slice(row * 530, (row + 1) * 530));
+      expect(await product(5, 20)).toEqual(all.slice(5 * 530, 25 * 530));
+    });
 
-  test.runIf(name.includes('builtin'))('the number of threads changes no bit', async () => {
-    const results: Float32Array[] = [];
-    for (const threads of [1, 2, 3]) {
-      const other = await open(threads);
-      t = new Tensors(other);
-      const out = t.empty(100, 200);
-      const [a, b] = [t.put(randomMatrix(100, 300, 1)), t.put(randomMatrix(300, 200, 2))];
-      other.run('matmul', { a, b, out, transposeA: 0, transposeB: 0, accumulate: 0 });
-      results.push(await t.read(out));
-      t.dispose();
-      other.close();
-    }
-    expect(results[1]).toEqual(results[0]);
-    expect(results[2]).toEqual(results[0]);
+    test.each([0, 1])('changes no bit with the number of threads, transposeB %i', async (transposeB) => {
+      const results: Float32Array[] = [];
+      for (const threads of [1, 2, 3]) {
+        const other = await open(threads);
+        t = new Tensors(other);
+        const out = t.empty(100, 200);
+        const b = t.put(transposeB ? randomMatrix(200, 300, 2) : randomMatrix(300, 200, 2));
+        other.run('matmul', { a: t.put(randomMatrix(100, 300, 1)), b, out, transposeA: 0, transposeB, accumulate: 0 });
+        results.push(await t.read(out));
+        t.dispose();
+        other.close();
+      }
+      expect(results[1]).toEqual(results[0]);
+      expect(results[2]).toEqual(results[0]);
+    });
   });
 
   test('a product run twice has the same bits', async () => {
