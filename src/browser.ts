@@ -5,7 +5,7 @@ export type { ChatMessage, PromptRecord } from './data/prompts.js';
 export { type DemonstrationRecord, parseDemonstrations, parsePrompts } from './data/records.js';
 export type { TensorData } from './dtype.js';
 export * from './errors.js';
-export { HttpError, type JsonClientOptions } from './http/json-client.js';
+export { HttpError, type JsonClientOptions, type Transport } from './http/json-client.js';
 export * from './kernels/index.js';
 export { CausalLM, type CreateOptions, type LoadOptions, type Prompt, type WeightDType } from './models/causal-lm.js';
 export type { ModelConfig, ModelShape, ModelType } from './models/config.js';

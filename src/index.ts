@@ -9,6 +9,7 @@ export {
   openDevice,
 } from './backend/open-device.js';
 export * from './browser.js';
+export { nodeTransport } from './eval/node-transport.js';
 export { ServedModel } from './serve/served-model.js';
 export { ApiServer, type ServerOptions } from './serve/server.js';
 export { type ConsoleOptions, ConsoleTracker, type ProgressStream } from './tracking/console.js';

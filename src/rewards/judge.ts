@@ -151,10 +151,12 @@ class VerdictCache {
 
 /** Stops waiting at the abort, whether the work can be stopped or not. */
 function untilAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  // A signal of its own, since Node warns when more than ten listeners wait on one.
+  const own = AbortSignal.any([signal]);
   return new Promise((resolve, reject) => {
-    const abort = () => reject(signal.reason);
-    if (signal.aborted) abort();
-    signal.addEventListener('abort', abort, { once: true });
-    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort));
+    const abort = () => reject(own.reason);
+    if (own.aborted) abort();
+    own.addEventListener('abort', abort, { once: true });
+    work.then(resolve, reject).finally(() => own.removeEventListener('abort', abort));
   });
 }
