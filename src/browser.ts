@@ -23,7 +23,19 @@ export {
 export { type RaifRewardOptions, raifRewards } from './recipes/raif/rewards.js';
 export { dropLongDemonstrations, dropLongPrompts, type Mix, mixRows } from './recipes/raif/select-rows.js';
 export { renderPrompt, type TemplateFamily } from './recipes/raif/templates.js';
+export { type AnswerPartOptions, answerPart } from './rewards/answer-part.js';
 export { type FormatRewardOptions, formatReward, taggedText } from './rewards/format.js';
+export {
+  type CheckOptions,
+  checkInstructions,
+  INSTRUCTION_IDS,
+  type Instruction,
+  InstructionError,
+  type InstructionSummary,
+  summariseVerdicts,
+  validateInstructions,
+} from './rewards/ifeval/index.js';
+export { type IFEvalRewardOptions, ifevalReward } from './rewards/ifeval-reward.js';
 export {
   type EndpointJudgeOptions,
   endpointJudge,
