@@ -5,6 +5,8 @@ import { type ModelConfig, parseConfig } from '../models/config.js';
 import { fileSystem } from '../platform/files.js';
 import { readJsonObject } from '../platform/read-json.js';
 import { knownModel } from '../recipes/raif/models.js';
+import type { Reward } from '../rewards/reward.js';
+import { checkRows } from '../rewards/score.js';
 import { Tokenizer } from '../text/tokenizer.js';
 import type { GRPOConfig } from '../trainer/config.js';
 import { estimateMemory, parameterCount, planRun, promptsPerUpdate } from '../trainer/plan.js';
@@ -15,11 +17,13 @@ import { readTrainData, type TrainData } from './train-data.js';
 const assumedPromptTokens = 512;
 
 /** What a run would do, as text. Reads what is there of model and data; what is absent is said. */
-export async function dryRun(run: TrainRun, config: GRPOConfig): Promise<string> {
+export async function dryRun(run: TrainRun, config: GRPOConfig, rewards: readonly Reward[]): Promise<string> {
   const absent = [run.model, ...run.dataset, ...run.evalDataset, ...run.demonstrations].filter(
     (path) => !existsSync(path),
   );
   const data = absent.length === 0 ? await readTrainData(run, config) : null;
+  checkRows('dataset', data?.dataset ?? [], rewards);
+  checkRows('evalDataset', data?.evalDataset ?? [], rewards);
   const model = await modelOf(run.model);
   const promptTokens = data ? await longestPrompt(run, config, data) : null;
   const bound = promptTokens ?? config.maxPromptLength ?? run.raif?.maxPromptTokens ?? assumedPromptTokens;

@@ -55,24 +55,10 @@ async function readRaifData(run: TrainRun, raif: RaifSource): Promise<TrainData>
   const demonstrations = present(
     take(dropLongDemonstrations(experts, tokenizer, raif.maxDemonstrationTokens), 'Demonstrations'),
   );
-  requireJudge(run, [...dataset, ...(evalDataset ?? [])]);
   notes.push(...(await overlapNotes(dataset, raif)));
   const maths = dataset.filter(({ kind }) => kind === 'maths').length;
   notes.push(`Rows: ${maths} of maths, ${dataset.length - maths} of instructions, out of ${prompts.length} read`);
   return { dataset, evalDataset, demonstrations, notes };
-}
-
-/** Questions without a judge would make their rows unscorable for the whole run. */
-function requireJudge(run: TrainRun, records: readonly RaifRecord[]): void {
-  const asking = records.find(({ kind }) => kind === 'complex');
-  const judged = run.rewards.some((entry) => entry !== 'raif' && !(isRaif(entry) && !('judge' in entry)));
-  if (asking && !judged) {
-    throw new ConfigError('config', [`rewards: the reward raif needs a judge, since ${asking.origin} asks questions`]);
-  }
-}
-
-function isRaif(entry: string | Record<string, unknown>): entry is Record<string, unknown> {
-  return typeof entry === 'object' && entry.name === 'raif';
 }
 
 async function overlapNotes(

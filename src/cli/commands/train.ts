@@ -14,11 +14,11 @@ export async function train(
   const request = await readRequest('train', trainRunSchema, configPath, flags);
   const { source, run } = request;
   const config = source.check(() => parseGRPOConfig(pickOptions(grpoConfigSchema, run)));
+  const rewards = await source.checkAsync(() => loadRewards(run.rewards));
   if (dry) {
-    process.stdout.write(await dryRun(run, config));
+    process.stdout.write(await source.checkAsync(() => dryRun(run, config, rewards)));
     return 0;
   }
-  const rewards = await source.checkAsync(() => loadRewards(run.rewards));
   const { notes, ...data } = await source.checkAsync(() => readTrainData(run, config));
   for (const note of notes) process.stderr.write(`${note}\n`);
   return carryOut(request, (parts) => GRPOTrainer.create({ ...parts, ...config, ...data, rewards }));

@@ -1,3 +1,4 @@
+import type { PromptRecord } from '../../data/prompts.js';
 import { UnsupportedError } from '../../errors.js';
 import { checkInstructions, type Instruction } from '../../rewards/ifeval/index.js';
 import { readInstructions } from '../../rewards/ifeval-reward.js';
@@ -55,13 +56,22 @@ export function raifRewards(options: RaifRewardOptions = {}): Reward[] {
     timeoutMs,
     score: async (batch) => (await verdictsOf(batch)).map((verdict) => verdict[key]),
   });
+  const check = (record: PromptRecord) => checkRecord(record as RaifRecord, judge !== null);
   return [
-    part('answer', 'answer', 1),
+    { ...part('answer', 'answer', 1), check },
     part('format', 'format', 1),
     part('accuracy', 'accuracy', 0),
     part('constraints_met', 'met', 0),
     ...(repetition === 0 ? [] : [repetitionPenalty({ weight: repetition })]),
   ];
+}
+
+/** Rows come from `parseRaifPrompts`, and questions need someone to answer them. */
+function checkRecord({ kind, origin, prompt }: RaifRecord, judged: boolean): void {
+  if (kind === undefined || !readPrompt(prompt))
+    throw new UnsupportedError('A row not read as RAIF data', 'its rewards');
+  if (kind === 'complex' && !judged)
+    throw new UnsupportedError(`${origin} asks questions, which`, 'raif without a judge');
 }
 
 /** Counts the questions that an answer meets. */

@@ -104,7 +104,10 @@ describe('grpo train --dry-run', () => {
     await write('asks.jsonl', { input, task: 'complex', target: '{"scoring_questions":["well?"]}' });
     const config = join(folder, 'asks.yaml');
     await writeFile(config, 'model: model\ndataset: asks.jsonl\nrewards: raif\nraif: {}\n');
-    expect(await run(config)).toMatchObject({ code: 2, error: expect.stringMatching(/needs a judge.*asks.jsonl:1/) });
+    expect(await run(config)).toMatchObject({
+      code: 1,
+      error: expect.stringMatching(/asks.jsonl:1 asks questions.*without a judge/),
+    });
     const cloning = await run(config, '--sft-coefficient', '1');
     expect(cloning).toMatchObject({ code: 2, error: expect.stringMatching(/sftCoefficient: needs demonstrations/) });
   });

@@ -3,6 +3,7 @@ import { parseRaifPrompts, type RaifRecord } from '../../../../src/recipes/raif/
 import { type RaifRewardOptions, raifRewards } from '../../../../src/recipes/raif/rewards.js';
 import { renderPrompt, type TemplateFamily } from '../../../../src/recipes/raif/templates.js';
 import type { JudgeModel } from '../../../../src/rewards/judge.js';
+import type { Reward } from '../../../../src/rewards/reward.js';
 import { scoreBatch } from '../../../../src/rewards/score.js';
 import { withoutThinkingRoom } from '../../../../src/trainer/contrast.js';
 
@@ -140,6 +141,13 @@ describe('instructions for a judge', () => {
     expect(await score(complex, reply('brief'))).toMatchObject({ total: Number.NaN });
     expect(await score(complex, 'no tags')).toMatchObject({ total: -3 });
   });
+});
+
+it('refuses rows before training that it could never score', () => {
+  const [{ check }] = raifRewards() as [Reward];
+  expect(() => check!(complex)).toThrow(/rows.jsonl:1 asks questions.*without a judge/);
+  expect(() => check!({ prompt: 'plain' })).toThrow(/not read as RAIF data/);
+  for (const row of [maths, ifeval]) expect(() => check!(row)).not.toThrow();
 });
 
 it('adds a penalty for repetition where it has a weight', async () => {
