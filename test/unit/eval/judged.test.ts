@@ -1,4 +1,6 @@
+import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
+import { parse } from 'yaml';
 import { askJudge } from '../../../src/eval/judge.js';
 import {
   type JudgedFields,
@@ -30,6 +32,14 @@ const complexBench = fieldsOf({
 });
 
 describe('parseJudged', () => {
+  it('takes the descriptions of the documentation', () => {
+    const page = readFileSync(new URL('../../../docs/evaluation.md', import.meta.url), 'utf8');
+    const examples = [...page.matchAll(/```yaml\n(.*?)```/gs)].map(([, text]) =>
+      judgedConfigSchema.parse(parse(text!)),
+    );
+    expect(examples.map(({ fields }) => fields)).toEqual([infoBench, complexBench]);
+  });
+
   it('reads data like InfoBench', () => {
     const row = {
       id: 'x1',
