@@ -121,7 +121,7 @@ function logProbsTask(rows: number, vocab: number, dtype: FloatType, backward: b
       const logits = randomMatrix(device, rows, vocab, dtype, 4);
       const targets = device.tensor(targetsOf(rows, vocab), [rows], 'i32');
       const up = upstream(device, rows);
-      const gradLogits = backward ? device.empty([rows, vocab], dtype) : null;
+      const gradLogits = backward ? device.zeros([rows, vocab], dtype) : null;
       return {
         run() {
           const forward = tokenLogProbs(logits, targets);
