@@ -80,7 +80,7 @@ export function describeIntervals(unit: string, grouped: string | null): Record<
   if (grouped === null) return { wilson: wilsonText };
   return {
     wilson: wilsonText,
-    bootstrap: `${level} percentile bootstrap over ${unit}s (${bootstrapResamples} resamples, seed 0) for shares of ${grouped}s of ${leastGroups} ${unit}s or more`,
+    bootstrap: `${level} percentile bootstrap over ${unit}s for shares of ${grouped}s, from ${leastGroups} ${unit}s on (${bootstrapResamples} resamples, seed 0)`,
   };
 }
 
