@@ -8,6 +8,7 @@ import { endpointJudge } from '../rewards/judge.js';
 import { lengthReward, overlongPenalty } from '../rewards/length.js';
 import { mathsReward } from '../rewards/maths-reward.js';
 import { regexReward } from '../rewards/regex.js';
+import { repetitionPenalty } from '../rewards/repetition.js';
 import type { Reward } from '../rewards/reward.js';
 import { Tokenizer } from '../text/tokenizer.js';
 import { ConfigError, nearest, parseConfig } from '../trainer/parse-config.js';
@@ -55,6 +56,7 @@ const builtIns: Record<string, BuiltIn> = {
   ),
   length: builtIn({ target: tokens, tolerance: tokens.optional() }, lengthReward),
   overlong: builtIn({ maxLength: tokens, buffer: tokens }, overlongPenalty),
+  repetition: builtIn({ size: z.int().positive().optional() }, repetitionPenalty),
   regex: builtIn({ pattern: z.string(), flags: z.string().optional() }, ({ pattern, flags }) =>
     regexReward({ pattern, flags }),
   ),

@@ -176,3 +176,15 @@ describe('a rollout that its mask takes out', () => {
     expect(await update([...kept, out(hostile)])).toEqual(without);
   });
 });
+
+it('makes a group of each row, also of rows with the same prompt', async () => {
+  let call = 0;
+  const reward: Reward = { name: 'position', score: (batch) => batch.map(() => call++) };
+  const { report } = await trainOnce({ dataset: [{ prompt: 'a' }, { prompt: 'a' }], rewards: [reward] });
+  const advantages = report.completions.map(({ advantage }) => advantage!);
+  // Rewards 0 to 3 and 4 to 7: as one group, the first four would all be below the mean.
+  advantages.slice(0, 4).forEach((advantage, i) => {
+    expect(advantage).toBeCloseTo(advantages[i + 4]!, 5);
+  });
+  expect(advantages[3]).toBeGreaterThan(1);
+});
