@@ -22,6 +22,7 @@ import { evaluate } from './evaluation.js';
 import { type GeneratedPrompt, generateAndScore, type ScoredCompletions, trackedCompletions } from './generation.js';
 import { averageMetrics, completionMetrics, rewardMetrics, rolloutMetrics, stalenessMetrics } from './metrics.js';
 import { parseGRPOConfig } from './parse-config.js';
+import { promptsPerUpdate } from './plan.js';
 import { byGroup, checkRollouts, type Rollout, rolloutFromJson, rolloutToJson } from './rollout.js';
 import { updatePolicy } from './step.js';
 import { type EvaluationResult, type StepReport, Trainer, type TrainerOptions, type Update } from './trainer.js';
@@ -71,11 +72,10 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
   ) {
     const { dataset, evalDataset, rewards, demonstrations } = options;
     const stepsPerGeneration = config.stepsPerGeneration ?? config.gradientAccumulationSteps;
-    const rowsPerMicroBatch = config.perDeviceTrainBatchSize / (config.numGenerations * config.numIterations);
     super(config, options, {
       kind: 'grpo',
       datasetLength: dataset?.length ?? null,
-      rowsPerUpdate: config.gradientAccumulationSteps * rowsPerMicroBatch,
+      rowsPerUpdate: promptsPerUpdate(config),
       hasEvaluation: evalDataset !== undefined,
     });
     this.#engine = options.engine ?? new NativeEngine(options.policy);

@@ -1,3 +1,6 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { openDevice } from '../../../src/backend/open-device.js';
 import '../../../src/platform/node.js';
@@ -187,4 +190,33 @@ it('makes a group of each row, also of rows with the same prompt', async () => {
     expect(advantage).toBeCloseTo(advantages[i + 4]!, 5);
   });
   expect(advantages[3]).toBeGreaterThan(1);
+});
+
+it('goes on from a checkpoint between two updates of a generation with the same bits', async () => {
+  const outputDir = mkdtempSync(join(tmpdir(), 'contrast-'));
+  // Of the four completions of a prompt the two without thinking are left out, with their places in the buffer.
+  const options = {
+    dataset: [{ prompt: 'a<think>\n' }, { prompt: 'b<think>\n' }, { prompt: 'c<think>\n' }],
+    contrast: { share: 0.5 },
+    perDeviceTrainBatchSize: 4,
+    stepsPerGeneration: 2,
+    maxSteps: 6,
+  };
+  const finish = async (changes: Partial<GRPOTrainerOptions>, from?: string) => {
+    const policy = tinyPolicy({ device, seed: 1 });
+    try {
+      await using trainer = await GRPOTrainer.create({ policy, ...run, ...options, ...changes });
+      if (from) await trainer.resume(from);
+      await trainer.train();
+      return await policy.parameters.flat.readBytes();
+    } finally {
+      policy.dispose();
+    }
+  };
+  try {
+    const whole = await finish({ outputDir, saveSteps: 3 });
+    expect(await finish({}, join(outputDir, 'checkpoint-3'))).toEqual(whole);
+  } finally {
+    rmSync(outputDir, { recursive: true });
+  }
 });
