@@ -32,13 +32,14 @@ grpo_status group_advantages(grpo_context& context, const grpo_group_advantages_
   const int32_t* offsets = static_cast<const int32_t*>(args.group_offsets.data);
   const int scale = static_cast<int>(args.scale);
   const double batch = scale == GRPO_SCALE_BATCH ? reward_moments(rewards, count).deviation : 0.0;
-  for (int64_t g = 0; g < groups; ++g) {
-    const RewardMoments group = reward_moments(rewards + offsets[g], offsets[g + 1] - offsets[g]);
-    const double divisor =
-        scale == GRPO_SCALE_NONE ? 1.0 : (scale == GRPO_SCALE_BATCH ? batch : group.deviation) + args.epsilon;
-    for (int64_t i = offsets[g]; i < offsets[g + 1]; ++i) {
-      float_data(args.advantages)[i] = group_advantage(rewards[i], group, static_cast<int>(args.baseline), divisor);
+  parallel_for(context, groups, 256, [&](int64_t first, int64_t last, int) {
+    for (int64_t g = first; g < last; ++g) {
+      const RewardMoments group = reward_moments(rewards + offsets[g], offsets[g + 1] - offsets[g]);
+      const double divisor =
+          scale == GRPO_SCALE_NONE ? 1.0 : (scale == GRPO_SCALE_BATCH ? batch : group.deviation) + args.epsilon;
+      for (int64_t i = offsets[g]; i < offsets[g + 1]; ++i)
+        float_data(args.advantages)[i] = group_advantage(rewards[i], group, static_cast<int>(args.baseline), divisor);
     }
-  }
+  });
   return GRPO_OK;
 }
