@@ -172,7 +172,7 @@ GRPO_HD double loss_scale(int loss_type, double tokens, double token_denominator
 // ---- statistics of a call ----
 
 // In the order of the `statistics` tensor: sums over active tokens first (calls and ranks are added up), then extremes.
-// The twin of this list is in src/kernels/policy-loss.ts.
+// The twin of this list is in src/kernels/policy-statistics.ts.
 enum PolicyStatistic {
   kActiveTokens,
   kSequences,  // with at least one active token

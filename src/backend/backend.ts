@@ -219,7 +219,7 @@ export const operations = {
    * Section 4. L is B (an advantage a sequence) or N (a token). `mask` is 0 or 1 a token, all 1 when absent. Scalars
    * that switch off at a natural value: delta, rolloutCap, offPolicyMaskThreshold at Infinity, topEntropyQuantile at 1,
    * rolloutMin, beta, entropyCoefficient at 0. Denominators of 0 mean "count this call's own".
-   * `statistics` are sums, maxima and minima, laid out in src/kernels/policy-loss.ts, so that calls can be added up.
+   * `statistics` are sums, maxima and minima, laid out in src/kernels/policy-statistics.ts, so that calls can be added up.
    */
   policyLoss: op(
     {

@@ -234,6 +234,9 @@ function checkOptions(inputs: PolicyLossInputs, options: PolicyLossOptions) {
     maxCompletionLength,
     denominators = {},
   } = options;
+  refuseUnknown(name('sapoTemperatures'), sapoTemperatures, ['positive', 'negative']);
+  refuseUnknown(name('vespo'), vespo, ['kPositive', 'lambdaPositive', 'kNegative', 'lambdaNegative']);
+  refuseUnknown(name('denominators'), denominators, ['tokens', 'sequences']);
   const needs = (option: string, input: keyof PolicyLossInputs) => {
     if (!inputs[input]) throw new InvalidArgumentError(name(input), `a tensor, which ${option} needs,`, inputs[input]);
   };

@@ -130,7 +130,7 @@ function objective(
   return -Math.min(capped * a, clipped * a);
 }
 
-/** VESPO's weight of a sequence: see the survey's formula in docs/numerics.md. */
+/** VESPO's weight of a sequence: docs/numerics.md, below the table of losses. */
 function phi(a: number, sequence: Sequence, fixed: ReferenceTokens, options: PolicyLossOptions): number {
   const { kPositive, lambdaPositive, kNegative, lambdaNegative } = options.vespo ?? {
     kPositive: 2,

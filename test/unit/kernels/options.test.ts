@@ -140,6 +140,9 @@ describe('policyLoss refuses', () => {
     [{ beta: -1 }, /refLogProbs|beta/],
     [{ sapoTemperatures: { positive: 0, negative: 1 } }, /sapoTemperatures.positive/],
     [{ denominators: { tokens: 0 } }, /denominators.tokens/],
+    [{ denominators: { token: 5 } as PolicyLossOptions['denominators'] }, /options among tokens, sequences/],
+    [{ sapoTemperatures: { positive: 1, negative: 1, tau: 2 } as { positive: 1; negative: 1 } }, /positive, negative/],
+    [{ vespo: { k: 2 } as unknown as PolicyLossOptions['vespo'] }, /options among kPositive/],
     [{ rolloutCorrection: { mode: 'token-mask' } }, /rolloutLogProbs/],
     [{ epsilom: 0.1 } as PolicyLossOptions, /epsilom/],
   ])('%o', (options, message) => {
