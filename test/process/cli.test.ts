@@ -69,6 +69,15 @@ async function grpo(args: string[], onError: (text: string, child: ChildProcess)
   return result;
 }
 
+/** A row of test/fixtures/models/score.json, which scripts/fixtures/models_score.py writes. */
+interface ScoredPair {
+  prompt: string;
+  completion: string;
+  promptTokens: number;
+  completionIds: number[];
+  logProbs: number[];
+}
+
 async function jsonLines(path: string): Promise<Record<string, unknown>[]> {
   const text = await readFile(join(folder, path), 'utf8');
   return text.split('\n').flatMap((line) => (line ? [JSON.parse(line)] : []));
@@ -132,7 +141,10 @@ describe('grpo', () => {
     for (const device of devices) expect(device.reason).not.toBe('');
     expect(chosen.selfTest.passed).toBe(true);
     expect(chosen.selfTest.gigaflopsPerSecond).toBeGreaterThan(0);
-    expect((await grpo(['doctor'])).stdout).toMatch(/Self-test +passed/);
+    expect(chosen.details.matmul).toMatch(/^(builtin|openblas \(.+\))$/);
+    const text = (await grpo(['doctor'])).stdout;
+    expect(text).toMatch(/Self-test +passed/);
+    expect(text).toMatch(/^ +isa +(baseline|avx2|avx512)\n +threads +\d+\n +matmul +(builtin|openblas)/m);
   });
 
   it('score gives the log-prob of each token, to standard output or a file', async () => {
@@ -155,6 +167,30 @@ describe('grpo', () => {
     await grpo(['score', '--model', 'model', '--data', 'data.jsonl', '--threads', '1', '--out', 'scores.jsonl']);
     expect(await jsonLines('scores.jsonl')).toEqual(rows);
   });
+
+  it.each(['llama', 'qwen2', 'qwen3', 'mistral'])(
+    'score agrees with transformers on a %s folder of its making',
+    async (name) => {
+      const models = fileURLToPath(new URL('../fixtures/models', import.meta.url));
+      const all = JSON.parse(await readFile(join(models, 'score.json'), 'utf8')) as Record<string, ScoredPair[]>;
+      const expected = all[name]!;
+      const pairs = expected.map(({ prompt, completion }) => `${JSON.stringify({ prompt, completion })}\n`);
+      await writeFile(join(folder, `${name}.jsonl`), pairs.join(''));
+      const { code, stdout } = await grpo(['score', '--model', join(models, name), '--data', `${name}.jsonl`]);
+      expect(code).toBe(0);
+      const rows = stdout
+        .trimEnd()
+        .split('\n')
+        .map((line) => JSON.parse(line) as ScoredPair);
+      expect(rows).toHaveLength(expected.length);
+      for (const [i, { logProbs, ...rest }] of expected.entries()) {
+        expect(rows[i]).toMatchObject(rest);
+        expect(rows[i]!.logProbs).toHaveLength(logProbs.length);
+        const differences = logProbs.map((lp, t) => Math.abs(lp - rows[i]!.logProbs[t]!));
+        expect(Math.max(...differences)).toBeLessThan(2e-5);
+      }
+    },
+  );
 
   it('generate prints text for prompts and JSONL for data, the same for the same seed', async () => {
     const model = ['generate', '--model', 'model', '--max-new-tokens', '5', '--threads', '1'];
