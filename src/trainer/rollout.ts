@@ -84,21 +84,27 @@ export function lossMask(rollout: Rollout, maskTruncated: boolean): Int32Array |
   return rollout.mask ? Int32Array.from(rollout.mask, (value) => (value ? 1 : 0)) : null;
 }
 
-/** Rollouts as they stand in a checkpoint. Numbers survive JSON exactly: every float32 is a double. */
+/**
+ * Rollouts as they stand in a checkpoint. Finite numbers survive JSON exactly: every float32 is a double. The others,
+ * such as the NaN of a reward that could not be scored, stand as texts.
+ */
 export function rolloutToJson(rollout: Rollout): Record<string, unknown> {
+  const toJson = (value: number) => (Number.isFinite(value) ? value : String(value));
   const json: Record<string, unknown> = { ...rollout };
+  if (rollout.reward !== undefined) json.reward = toJson(rollout.reward);
   for (const key of ['promptIds', 'completionIds', ...tokenArrays] as const) {
     const value = rollout[key];
-    if (value !== undefined) json[key] = Array.from(value);
+    if (value !== undefined) json[key] = Array.from(value, toJson);
   }
   return json;
 }
 
 export function rolloutFromJson(json: Record<string, unknown>): Rollout {
-  const floats = (value: unknown) => (value === undefined ? undefined : Float32Array.from(value as number[]));
-  const { oldLogProbs, refLogProbs, rolloutLogProbs } = json;
+  const floats = (value: unknown) => (value === undefined ? undefined : Float32Array.from(value as number[], Number));
+  const { reward, oldLogProbs, refLogProbs, rolloutLogProbs } = json;
   return {
     ...(json as unknown as Rollout),
+    ...(reward !== undefined && { reward: Number(reward) }),
     promptIds: Int32Array.from(json.promptIds as number[]),
     completionIds: Int32Array.from(json.completionIds as number[]),
     oldLogProbs: floats(oldLogProbs),
