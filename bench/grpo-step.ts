@@ -3,7 +3,7 @@
  * that alternates between the two.
  *
  *     pip install torch transformers trl
- *     npm run bench:grpo-step -- --python python3
+ *     npm run bench -- grpo-step --python python3
  *
  * Writes bench/results/grpo-step-cpu.{json,md}.
  */
@@ -180,7 +180,7 @@ for (const name of (flags.model ?? Object.keys(shapes)) as ModelName[]) {
 const result = {
   what: 'one GRPO step: rollout and update, seconds (median) and completion tokens a second',
   date: new Date().toISOString().slice(0, 10),
-  command: `npm run bench:grpo-step -- ${process.argv
+  command: `npm run bench -- grpo-step ${process.argv
     .slice(2)
     .filter((arg, i, all) => arg !== '--python' && all[i - 1] !== '--python')
     .join(' ')}`.trim(),
