@@ -34,6 +34,7 @@ export async function dryRun(run: TrainRun, config: GRPOConfig, rewards: readonl
       ...run.evalDataset.map((path) => ['evalDataset', shown(path)] as const),
       ...run.demonstrations.map((path) => ['demonstrations', shown(path)] as const),
       ['outputDir', run.outputDir ?? ''],
+      ...(run.engine ? [['engine', `${run.engine.kind} at ${run.engine.url}`] as const] : []),
     ]),
     ...(data ? [section('Data', dataLines(data, promptTokens!)), ...data.notes, ''] : []),
     section('Plan', planLines(config, data)),

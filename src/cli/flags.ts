@@ -6,6 +6,10 @@ export function addConfigFlags(command: Command, heading: string, options: reado
   for (const option of options) {
     for (const flag of flagsOf(option)) command.addOption(flag.helpGroup(heading));
   }
+  const inFile = options.filter(({ type }) => type === 'object');
+  if (inFile.length === 0) return;
+  const lines = inFile.map(({ name, description }) => `  ${name.padEnd(10)}${description}`);
+  command.addHelpText('after', `\n${heading.replace(':', ' (in the file only):')}\n${lines.join('\n')}`);
 }
 
 /** How a person writes the option on the command line. */

@@ -2,7 +2,8 @@ import { resolve } from 'node:path';
 import { z } from 'zod';
 import { grpoConfigSchema, sftConfigSchema } from '../trainer/config.js';
 import type { PathOptions } from './config-source.js';
-import { resolveRewardPath, rewardEntry } from './rewards.js';
+import { engineSource } from './engine.js';
+import { builtInRewards, resolveRewardPath, rewardEntry } from './rewards.js';
 
 /** What `grpo train` and `grpo sft` need beside the options of their trainer: the model, the data, the machine. */
 const sources = {
@@ -21,7 +22,14 @@ const rewards = {
   rewards: z
     .array(rewardEntry)
     .min(1)
-    .describe('Name of a built-in reward, or module path such as ./my-reward.mjs#score'),
+    .describe(`Built-in reward (${builtInRewards.join(', ')}), or module path such as ./my-reward.mjs#score`),
+};
+
+const rollouts = {
+  engine: engineSource
+    .nullable()
+    .default(null)
+    .describe('Server that samples: kind (grpo, vllm, sglang), url, weightsDir, maxStaleness; null: this process'),
 };
 
 const raif = z.strictObject({
@@ -48,7 +56,7 @@ const recipe = {
 
 export type RaifSource = z.output<typeof raif>;
 
-export const trainSources = z.strictObject({ ...sources, ...recipe, ...rewards, ...machine });
+export const trainSources = z.strictObject({ ...sources, ...recipe, ...rewards, ...rollouts, ...machine });
 export const sftSources = z.strictObject({ ...sources, ...machine });
 export const trainRunSchema = z.strictObject({ ...trainSources.shape, ...grpoConfigSchema.shape });
 export const sftRunSchema = z.strictObject({ ...sftSources.shape, ...sftConfigSchema.shape });
@@ -70,6 +78,10 @@ export const pathOptions: PathOptions = {
     return { ...(value as object), benchmark: benchmark.map((path) => absolutePath(path, base)) };
   },
   rewards: resolveRewardPath,
+  engine: (value, base) => {
+    const { weightsDir } = (value ?? {}) as { weightsDir?: unknown };
+    return weightsDir === undefined ? value : { ...(value as object), weightsDir: absolutePath(weightsDir, base) };
+  },
 };
 
 /** One file or reward may stand where a list is expected. */

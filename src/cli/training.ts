@@ -68,11 +68,13 @@ export async function readRows<Row>(
 
 /**
  * Carries a run through: opens device and folder, makes the trainer, trains, saves. A first Ctrl-C ends it after the
- * step in progress, with a checkpoint. Returns the exit code.
+ * step in progress, with a checkpoint. `release` frees in the end, while the device is open, what `createTrainer` has
+ * opened. Returns the exit code.
  */
 export async function carryOut<Config extends GRPOConfig | SFTConfig>(
   { command, run, resume }: RunRequest<AnyRun>,
   createTrainer: (parts: { policy: CausalLM; tracker: Tracker[]; signal: AbortSignal }) => Promise<Trainer<Config>>,
+  release: () => Promise<void> = async () => {},
 ): Promise<number> {
   const folder = await RunFolder.open(run.outputDir, { resume: resume !== false });
   const checkpoint = await checkpointToResume(run.outputDir, resume);
@@ -108,8 +110,12 @@ export async function carryOut<Config extends GRPOConfig | SFTConfig>(
     return 0;
   } finally {
     interrupt.dispose();
-    await trainer?.close();
-    device?.close();
+    try {
+      await trainer?.close();
+      await release();
+    } finally {
+      device?.close();
+    }
   }
 }
 

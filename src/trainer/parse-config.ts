@@ -36,10 +36,9 @@ export function parseConfig<Schema extends z.ZodObject>(
 ): z.output<Schema> {
   const result = schema.safeParse(raw, { reportInput: true });
   if (result.success) return result.data;
-  const known = Object.keys(schema.shape);
   throw new ConfigError(
     source,
-    result.error.issues.flatMap((issue) => describeIssue(issue, known)),
+    result.error.issues.flatMap((issue) => describeIssue(issue, schema)),
   );
 }
 
@@ -118,16 +117,26 @@ function* runProblems(c: SFTConfig | GRPOConfig): Generator<string> {
   if (c.saveTotalLimit !== null && c.saveSteps === null) yield 'saveTotalLimit: needs saveSteps';
 }
 
-function describeIssue(issue: z.core.$ZodIssue, known: readonly string[]): string[] {
+function describeIssue(issue: z.core.$ZodIssue, schema: z.ZodObject): string[] {
   const path = formatPath(issue.path);
   if (issue.code !== 'unrecognized_keys') {
     return [`${path || 'the whole'}: ${issue.message.replace(/^Invalid input: /, '')}${describeInput(issue)}`];
   }
+  const known = knownKeys(schema, issue.path);
   return issue.keys.map((key) => {
-    const near = path === '' ? nearest(key, known) : undefined;
+    const near = nearest(key, known);
     const name = path === '' ? key : `${path}.${key}`;
     return `${name}: unknown option${near ? `; did you mean ${near}?` : ''}`;
   });
+}
+
+/** The options of the object at a path of the schema; none where the path goes through anything but objects. */
+function knownKeys(schema: z.core.$ZodType, path: readonly PropertyKey[]): string[] {
+  const { shape } = unwrap(schema).type as Partial<z.ZodObject>;
+  const [first, ...rest] = path;
+  if (first === undefined) return Object.keys(shape ?? {});
+  const inner = shape?.[String(first)];
+  return inner ? knownKeys(inner, rest) : [];
 }
 
 function describeInput(issue: z.core.$ZodIssue): string {
@@ -167,19 +176,24 @@ function editDistance(a: string, b: string): number {
 }
 
 function describeOption(name: string, field: z.ZodType): ConfigOption {
-  let inner: z.core.$ZodType = field;
+  const { type, nullable, fallback } = unwrap(field);
+  return { name, description: field.description ?? '', ...describeType(type), nullable, default: fallback };
+}
+
+/** What stands inside of default, null and absence. */
+function unwrap(field: z.core.$ZodType): { type: z.core.$ZodType; nullable: boolean; fallback: unknown } {
+  let type = field;
   let nullable = false;
   let fallback: unknown;
   for (;;) {
-    const { def } = inner._zod as unknown as {
+    const { def } = type._zod as unknown as {
       def: { type: string; innerType?: z.core.$ZodType; defaultValue?: unknown };
     };
-    if (!['default', 'prefault', 'nullable', 'optional'].includes(def.type)) break;
+    if (!['default', 'prefault', 'nullable', 'optional'].includes(def.type)) return { type, nullable, fallback };
     if (def.type === 'default' || def.type === 'prefault') fallback = def.defaultValue;
     if (def.type === 'nullable') nullable = true;
-    inner = def.innerType!;
+    type = def.innerType!;
   }
-  return { name, description: field.description ?? '', ...describeType(inner), nullable, default: fallback };
 }
 
 function describeType(type: z.core.$ZodType): Pick<ConfigOption, 'type' | 'items' | 'choices'> {

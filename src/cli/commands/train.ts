@@ -1,7 +1,9 @@
+import type { RolloutEngine } from '../../rollout/engine.js';
 import { grpoConfigSchema } from '../../trainer/config.js';
 import { GRPOTrainer } from '../../trainer/grpo-trainer.js';
 import { parseGRPOConfig } from '../../trainer/parse-config.js';
 import { dryRun } from '../dry-run.js';
+import { checkEngine, openEngine } from '../engine.js';
 import { loadRewards } from '../rewards.js';
 import { trainRunSchema } from '../run-config.js';
 import { readTrainData } from '../train-data.js';
@@ -14,6 +16,7 @@ export async function train(
   const request = await readRequest('train', trainRunSchema, configPath, flags);
   const { source, run } = request;
   const config = source.check(() => parseGRPOConfig(pickOptions(grpoConfigSchema, run)));
+  source.check(() => checkEngine(run.engine, config));
   const rewards = await source.checkAsync(() => loadRewards(run.rewards));
   if (dry) {
     process.stdout.write(await source.checkAsync(() => dryRun(run, config, rewards)));
@@ -21,5 +24,18 @@ export async function train(
   }
   const { notes, ...data } = await source.checkAsync(() => readTrainData(run, config));
   for (const note of notes) process.stderr.write(`${note}\n`);
-  return carryOut(request, (parts) => GRPOTrainer.create({ ...parts, ...config, ...data, rewards }));
+  let engine: RolloutEngine | undefined;
+  return carryOut(
+    request,
+    async (parts) => {
+      const { policy } = parts;
+      for (const reward of rewards) await reward.open?.(policy.device, run.dtype);
+      engine = run.engine ? openEngine(run.engine, policy, run.model) : undefined;
+      return GRPOTrainer.create({ ...parts, ...config, ...data, rewards, engine });
+    },
+    async () => {
+      await engine?.close?.();
+      for (const reward of rewards) await reward.close?.();
+    },
+  );
 }
