@@ -8,7 +8,7 @@
  * Writes bench/results/cpu-kernels.{json,md}.
  */
 import { spawn } from 'node:child_process';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus, loadavg } from 'node:os';
 import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
@@ -135,15 +135,15 @@ function logProbsTask(rows: number, vocab: number, dtype: FloatType, backward: b
   };
 }
 
-function linearTask(rows: number, vocab: number, width: number, backward: boolean): Task {
+function linearTask(rows: number, vocab: number, width: number, dtype: FloatType, backward: boolean): Task {
   return {
     kind: 'linear',
-    label: `fused head, ${backward ? 'forward + backward' : 'forward'}, N ${rows}, V ${vocab}, H ${width}, f32`,
+    label: `fused head, ${backward ? 'forward + backward' : 'forward'}, N ${rows}, V ${vocab}, H ${width}, ${dtype}`,
     variants: ['eager'],
-    peer: { rows, vocab, hidden: width, dtype: 'f32', backward },
+    peer: { rows, vocab, hidden: width, dtype, backward },
     prepare(device) {
-      const hidden = randomMatrix(device, rows, width, 'f32', 1);
-      const weight = randomMatrix(device, vocab, width, 'f32', 0.1);
+      const hidden = randomMatrix(device, rows, width, dtype, 1);
+      const weight = randomMatrix(device, vocab, width, dtype, 0.1);
       const targets = device.tensor(targetsOf(rows, vocab), [rows], 'i32');
       const up = upstream(device, rows);
       const gradHidden = device.empty([rows, width]);
@@ -340,20 +340,28 @@ const probe = await openDevice('cpu', { threads });
 const details = probe.backend.details;
 probe.close();
 const tasks: Task[] = [policyLossTask(65_536, 64), advantagesTask(4096, 8)];
+const skipped: string[] = [];
 for (const rows of list(flags.rows)) {
   for (const vocab of list(flags.vocab)) {
     for (const dtype of ['f32', 'bf16'] as const) {
-      if (rows * vocab * 4 > Number(flags['max-logits']) * 2 ** 30) continue;
+      if (rows * vocab * 4 > Number(flags['max-logits']) * 2 ** 30) {
+        skipped.push(`N ${rows}, V ${vocab}, ${dtype}`);
+        continue;
+      }
       tasks.push(logProbsTask(rows, vocab, dtype, false), logProbsTask(rows, vocab, dtype, true));
     }
   }
 }
 for (const width of list(flags.hidden)) {
-  for (const backward of [false, true]) {
-    tasks.push(linearTask(Number(flags['head-rows']), Number(flags['head-vocab']), width, backward));
+  for (const dtype of ['f32', 'bf16'] as const) {
+    for (const backward of [false, true]) {
+      tasks.push(linearTask(Number(flags['head-rows']), Number(flags['head-vocab']), width, dtype, backward));
+    }
   }
 }
 
+/** What bounds the figures, from profiles: written by hand, and kept when the benchmark runs again. */
+const notes = 'bench/results/cpu-kernels.notes.md';
 const startLoad = loadavg()[0]!;
 const rows: Row[] = [];
 for (const task of tasks) rows.push(await measure(task, peer));
@@ -382,12 +390,14 @@ const markdown = `# GRPO kernels on the CPU
   .join('; ')}
 - Command: \`${result.command}\`
 - Medians of ${rounds} rounds a peer that alternate between the two sides; milliseconds. In brackets: the peer's time over ours.
+- Not run (PyTorch's side would need several times the logits' memory; --max-logits): ${skipped.join('; ') || 'nothing'}.
 - Limit: measured in the same run over the same memory. Extra memory: peak resident bytes beyond the inputs and our output gradient, ours / eager, MiB.
 
 | task | ours | PyTorch eager | TRL's functions | torch.compile | limit | ours / limit | extra memory |
 |---|---|---|---|---|---|---|---|
 ${rows.map(line).join('\n')}
-`;
+
+${existsSync(notes) ? readFileSync(notes, 'utf8') : ''}`;
 writeFileSync(`${flags.out}.json`, `${JSON.stringify(result, null, 2)}\n`);
 writeFileSync(`${flags.out}.md`, markdown);
 console.log(markdown);
