@@ -7,7 +7,7 @@ import { raifRewards } from '../recipes/raif/rewards.js';
 import { answerPart } from '../rewards/answer-part.js';
 import { formatReward } from '../rewards/format.js';
 import { ifevalReward } from '../rewards/ifeval-reward.js';
-import { judgeQuestions, judgeReward, type Verdicts } from '../rewards/judge.js';
+import { judgeQuestions, judgeReward } from '../rewards/judge.js';
 import { lengthReward, overlongPenalty } from '../rewards/length.js';
 import { mathsReward } from '../rewards/maths-reward.js';
 import { pooledReward } from '../rewards/pooled.js';
@@ -81,30 +81,25 @@ const builtIns: Record<string, BuiltIn> = {
   ),
 };
 
-builtIns.judge = {
-  options: z
-    .strictObject({
-      name: z.string(),
-      ...judgeShape,
-      field: z.string().optional(),
-      tag: z.string().optional(),
-      afterThink: z.boolean().optional(),
-      verdicts: z.strictObject({ yes: z.string().min(1), no: z.string().min(1) }).optional(),
-      concurrency: z.int().positive().optional(),
-      ...commonOptions,
-    })
-    .superRefine(checkJudge),
-  create: (options) => createJudge(options as unknown as JudgeEntry),
-  ownTimeLimit: true,
-};
+const judgeOptions = z
+  .strictObject({
+    name: z.string(),
+    ...judgeShape,
+    field: z.string().optional(),
+    tag: z.string().optional(),
+    afterThink: z.boolean().optional(),
+    verdicts: z.strictObject({ yes: z.string().min(1), no: z.string().min(1) }).optional(),
+    concurrency: z.int().positive().optional(),
+    ...commonOptions,
+  })
+  .superRefine(checkJudge);
 
-type JudgeEntry = JudgeSource & {
-  field?: string;
-  tag?: string;
-  afterThink?: boolean;
-  verdicts?: Verdicts;
-  concurrency?: number;
-  timeoutMs?: number;
+type JudgeEntry = Omit<z.output<typeof judgeOptions>, 'name' | 'weight'>;
+
+builtIns.judge = {
+  options: judgeOptions,
+  create: (options) => createJudge(options as JudgeEntry),
+  ownTimeLimit: true,
 };
 
 function createJudge({ field, tag, afterThink, verdicts, concurrency, timeoutMs, ...source }: JudgeEntry) {
