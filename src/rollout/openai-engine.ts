@@ -47,7 +47,7 @@ export class OpenAIEngine implements RolloutEngine {
   readonly #limiter: Limiter;
   readonly #running = new Set<Promise<unknown>>();
   #version = -1;
-  /** The hand-over of weights in progress, or the last one. */
+  /** The hand-over of weights in progress, or the last one; null before the first, and after one that failed. */
   #synced: Promise<void> | null = null;
 
   constructor(options: OpenAIEngineOptions) {
@@ -143,11 +143,9 @@ export class OpenAIEngine implements RolloutEngine {
     });
   }
 
-  /** Resolves when the server has the weights of the latest version, the first one included. */
+  /** Resolves when the server has the latest weights: those of the start, and those that it failed to take before, too. */
   async #sync(): Promise<void> {
-    if (this.#options.weights === null) return;
-    if (this.#version < 0 && !this.#synced) await this.#handOver();
-    else await this.#synced;
+    if (this.#options.weights !== null) await (this.#synced ?? this.#handOver());
   }
 
   #handOver(): Promise<void> {

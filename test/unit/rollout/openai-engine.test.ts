@@ -245,6 +245,24 @@ describe('OpenAIEngine on other servers', () => {
     await expect(engine.generate(encode(['a']), sampling)).rejects.toThrow(/kept its old weights: no space/);
   });
 
+  it('does not sample with old weights after a server failed to take the new ones', async () => {
+    let full = false;
+    const server = await serve(({ path, body }, response) => {
+      if (path === '/v1/completions') return { choices: [vllmChoice(0)] };
+      if (full && path === '/collective_rpc') response.statusCode = 400;
+      return body;
+    });
+    const engine = engineAt(server.url, { kind: 'vllm' });
+    const ask = () => engine.generate(encode(['a']), { ...sampling, n: 1 });
+    await ask();
+    full = true;
+    await expect(engine.weightsChanged()).rejects.toMatchObject({ code: 'GRPO_HTTP', status: 400 });
+    await expect(ask()).rejects.toMatchObject({ status: 400 });
+    expect(server.requests.filter(({ path }) => path === '/v1/completions')).toHaveLength(1);
+    full = false;
+    expect((await ask())[0]![0]!.version).toBe(1);
+  });
+
   it.each<[string, object, RegExp]>([
     ['no token ids', { ...vllmChoice(0), token_ids: undefined }, /token_ids/],
     ['no log-probs', { ...vllmChoice(0), logprobs: null }, /logprobs/],
