@@ -53,7 +53,8 @@ export function raifRewards(options: RaifRewardOptions = {}): Reward[] {
   const part = (name: string, key: keyof Verdict, weight: number): Reward => ({
     name,
     weight,
-    timeoutMs,
+    // The judge keeps the time limit, which spares what needs no judge and what was judged before it.
+    timeoutMs: Number.POSITIVE_INFINITY,
     score: async (batch) => (await verdictsOf(batch)).map((verdict) => verdict[key]),
   });
   const check = (record: PromptRecord) => checkRecord(record as RaifRecord, judge !== null);

@@ -35,8 +35,8 @@ const templates: Record<TemplateFamily, Template> = {
     render: (system = '', user) => `${deepseek.begin}${system}${deepseek.user}${user}${deepseek.assistant}`,
     messages: (text) => {
       const marks = new RegExp(`(${deepseek.user}|${deepseek.assistant})`);
-      const [system, ...rest] = text.replaceAll(deepseek.begin, '').replaceAll(deepseek.end, '').split(marks);
-      return [message('system', system!), ...pairs(rest, (mark) => (mark === deepseek.user ? 'user' : 'assistant'))];
+      const plain = text.replaceAll(deepseek.begin, '').replaceAll(deepseek.end, '');
+      return marked(plain, marks, (mark) => (mark === deepseek.user ? 'user' : 'assistant'));
     },
     answerTags: false,
   },
@@ -53,23 +53,17 @@ const templates: Record<TemplateFamily, Template> = {
   mistral: {
     headers: ['[/INST]'],
     render: (system, user) => `<s>[INST]${system === undefined ? '' : `${system}\n\n`}${user}[/INST]`,
-    // System and user text share a turn; where one ends cannot be told.
+    // System and user text may share a turn; where one ends cannot be told.
     messages: (text) => {
-      const parts = text
-        .replaceAll('<s>', '')
-        .replaceAll('</s>', '')
-        .split(/(\[INST\]|\[\/INST\])/);
-      return pairs(parts.slice(1), (mark) => (mark === '[INST]' ? 'user' : 'assistant'));
+      const plain = text.replace(/^<s>|(?:<\/s>)?\s*(?:<s>)?(?=\[INST\])/g, '');
+      return marked(plain, /(\[INST\]|\[\/INST\])/, (mark) => (mark === '[INST]' ? 'user' : 'assistant'));
     },
     answerTags: true,
   },
   base: {
     headers: ['Assistant:'],
     render: (system, user) => `${system === undefined ? '' : `System:${system}\n`}User:${user}\nAssistant:`,
-    messages: (text) => {
-      const parts = text.split(/^(System|User|Assistant):/m);
-      return pairs(parts.slice(1), (mark) => mark.toLowerCase());
-    },
+    messages: (text) => marked(text, /^(System|User|Assistant):/m, (mark) => mark.toLowerCase()),
     answerTags: true,
   },
 };
@@ -120,7 +114,9 @@ function turns(text: string, pattern: RegExp): ChatMessage[] {
   return [...text.matchAll(pattern)].map(([, role, content]) => message(role!, content!));
 }
 
-/** Marks and texts in turn. */
-function pairs(parts: readonly string[], roleOf: (mark: string) => string): ChatMessage[] {
-  return parts.flatMap((mark, i) => (i % 2 === 0 ? [message(roleOf(mark), (parts[i + 1] ?? '').trim())] : []));
+/** What stands before the first mark is the system's; each mark opens a message. `marks` captures the mark. */
+function marked(text: string, marks: RegExp, roleOf: (mark: string) => string): ChatMessage[] {
+  const [before, ...rest] = text.split(marks);
+  const opened = rest.flatMap((mark, i) => (i % 2 === 0 ? [message(roleOf(mark), rest[i + 1]!.trim())] : []));
+  return [message('system', before!.trim()), ...opened];
 }

@@ -141,6 +141,23 @@ describe('instructions for a judge', () => {
     expect(await score(complex, reply('brief'))).toMatchObject({ total: Number.NaN });
     expect(await score(complex, 'no tags')).toMatchObject({ total: -3 });
   });
+
+  it('loses only the replies that a slow judge did not answer in time', async () => {
+    const slow: JudgeModel = {
+      answer: (messages) =>
+        /gets stuck/.test(messages.at(-1)!.content) ? new Promise(() => {}) : Promise.resolve('yes'),
+    };
+    const samples = [maths, complex, complex].map((row, i) => ({
+      record: row,
+      prompt: row.prompt,
+      completion: reply(['\\boxed{1/2}', 'brief', 'gets stuck'][i]!),
+      completionIds: Int32Array.of(1),
+      stopReason: 'stop' as const,
+    }));
+    const { totals, failures } = await scoreBatch(raifRewards({ judge: slow, timeoutMs: 50 }), samples);
+    expect([...totals]).toEqual([3, 3, Number.NaN]);
+    expect(failures).toEqual([]);
+  });
 });
 
 it('refuses rows before training that it could never score', () => {

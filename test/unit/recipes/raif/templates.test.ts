@@ -48,6 +48,14 @@ it('keeps earlier turns for the judge', () => {
   ]);
 });
 
+it.each([
+  ['User and Assistant talk.\nUser: Hi\nAssistant:', ['User and Assistant talk.', 'Hi']],
+  ['<s>[SYSTEM_PROMPT]Be brief.[/SYSTEM_PROMPT][INST]Hi[/INST]', ['[SYSTEM_PROMPT]Be brief.[/SYSTEM_PROMPT]', 'Hi']],
+  ['<s>[INST]A <s>b</s>[/INST] C</s>[INST]D[/INST]', ['A <s>b</s>', 'C', 'D']],
+])('loses nothing that was said: %j', (prompt, expected) => {
+  expect(conversationOf(prompt, readPrompt(prompt)!).map(({ content }) => content)).toEqual(expected);
+});
+
 it('opens the thinking once', () => {
   expect(openThinking('Assistant:')).toBe('Assistant:<think>\n');
   for (const opened of ['Assistant:<think>', 'Assistant:<think>\n', 'Assistant:<think>\n\n']) {
