@@ -36,6 +36,17 @@ const commonOptions = {
   timeoutMs: milliseconds.optional(),
 };
 
+/** Score in threads; `timeoutMs` in it is for one call, the one beside it for a batch. */
+const poolOptions = z
+  .strictObject({
+    size: z.int().positive().optional(),
+    timeoutMs: milliseconds.optional(),
+    startTimeoutMs: milliseconds.optional(),
+    samplesPerCall: z.int().positive().optional(),
+    maxMemoryMb: z.int().positive().optional(),
+  })
+  .optional();
+
 interface BuiltIn {
   options: z.ZodObject;
   create(options: Record<string, unknown>): LoadedReward | LoadedReward[];
@@ -63,7 +74,10 @@ const builtIns: Record<string, BuiltIn> = {
     },
     formatReward,
   ),
-  maths: builtIn({ field: z.string().optional(), tag: z.string().optional() }, mathsReward),
+  maths: builtIn(
+    { field: z.string().optional(), tag: z.string().optional(), pool: poolOptions },
+    ({ field, tag, pool }) => inPool(mathsReward, 'maths-reward', { field, tag }, pool),
+  ),
   ifeval: builtIn(
     {
       level: z.enum(['fraction', 'all']).optional(),
@@ -76,10 +90,23 @@ const builtIns: Record<string, BuiltIn> = {
   length: builtIn({ target: tokens, tolerance: tokens.optional() }, lengthReward),
   overlong: builtIn({ maxLength: tokens, buffer: tokens }, overlongPenalty),
   repetition: builtIn({ size: z.int().positive().optional() }, repetitionPenalty),
-  regex: builtIn({ pattern: z.string(), flags: z.string().optional() }, ({ pattern, flags }) =>
-    regexReward({ pattern, flags }),
+  regex: builtIn({ pattern: z.string(), flags: z.string().optional(), pool: poolOptions }, ({ pattern, flags, pool }) =>
+    inPool(regexReward, 'regex', { pattern, flags }, pool),
   ),
 };
+
+/** The reward that `make`, of a file of `src/rewards`, makes of the options; with a pool, in its threads. */
+function inPool<Options>(
+  make: (options: Options) => Reward,
+  file: string,
+  options: Options,
+  pool: z.output<typeof poolOptions>,
+): Reward {
+  const reward = make(options);
+  if (!pool) return reward;
+  const module = new URL(`../rewards/${file}.js`, import.meta.url).href;
+  return pooledReward({ ...pool, module, export: make.name, args: [options], name: reward.name });
+}
 
 const judgeOptions = z
   .strictObject({
@@ -137,16 +164,7 @@ export const builtInRewards = Object.keys(builtIns);
 const moduleOptions = z.strictObject({
   module: z.string(),
   name: z.string().optional(),
-  /** Score in threads; `timeoutMs` in it is for one call, the one beside it for a batch. */
-  pool: z
-    .strictObject({
-      size: z.int().positive().optional(),
-      timeoutMs: milliseconds.optional(),
-      startTimeoutMs: milliseconds.optional(),
-      samplesPerCall: z.int().positive().optional(),
-      maxMemoryMb: z.int().positive().optional(),
-    })
-    .optional(),
+  pool: poolOptions,
   ...commonOptions,
 });
 

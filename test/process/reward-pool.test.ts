@@ -88,3 +88,10 @@ it('workers do not keep a process alive', async () => {
   expect(stdout).toBe('1,NaN\n');
   expect(code).toBe(0);
 });
+
+it('built-in rewards run in workers where a configuration says so, and one that takes for ever is stopped', async () => {
+  const { code, stdout, stderr } = await runProgram('pooled-built-in');
+  expect(stderr).toBe('');
+  expect(stdout).toBe('maths undefined,regex 2\n[1,0]\n[1,null,0]\n');
+  expect(code).toBe(0);
+});
