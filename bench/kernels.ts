@@ -238,19 +238,24 @@ async function openPeer() {
   };
 }
 
-/** Seconds of each sample that Benchmark.js takes of `run` and what it queued. */
-function sample(device: Device, run: () => void): Promise<number[]> {
+/** Calls a sample queues before it waits: operations far shorter than the wait are never called one by one. */
+function callsOf(task: Task): number {
+  return task.kind === 'policy-loss' || task.kind === 'advantages' ? 10 : 1;
+}
+
+/** Seconds a call of each sample that Benchmark.js takes of `run` and what it queued. */
+function sample(device: Device, run: () => void, calls = 1): Promise<number[]> {
   return new Promise((resolve, reject) => {
     new Benchmark({
       defer: true,
       minSamples: 3,
       maxTime: 0.3,
       fn(deferred: { resolve(): void }) {
-        run();
+        for (let i = 0; i < calls; i++) run();
         device.synchronize().then(() => deferred.resolve(), reject);
       },
       onComplete(this: Benchmark) {
-        resolve(this.stats.sample);
+        resolve(this.stats.sample.map((seconds) => seconds / calls));
       },
     }).run({ async: true });
   });
@@ -292,10 +297,8 @@ async function measure(task: Task, peer: Awaited<ReturnType<typeof openPeer>>): 
     row.peerExtraBytes[variant] = extraBytes!;
     const theirs: number[] = [];
     for (let round = 0; round < rounds; round++) {
-      ours.push(...(await sample(device, data.run)));
-      theirs.push(
-        ...(await peer.ask({ run: task.kind === 'policy-loss' || task.kind === 'advantages' ? 20 : 2 })).seconds!,
-      );
+      ours.push(...(await sample(device, data.run, callsOf(task))));
+      theirs.push(...(await peer.ask({ run: 2 * callsOf(task) })).seconds!);
       if (data.limit) limits.push(...(await sample(device, data.limit)));
     }
     row.peers[variant] = median(theirs);
@@ -391,6 +394,7 @@ const markdown = `# GRPO kernels on the CPU
 - Command: \`${result.command}\`
 - Medians of ${rounds} rounds a peer that alternate between the two sides; milliseconds. In brackets: the peer's time over ours.
 - Not run (PyTorch's side would need several times the logits' memory; --max-logits): ${skipped.join('; ') || 'nothing'}.
+- Policy loss and advantages: ten calls are queued, then awaited together, as in a training step.
 - Limit: measured in the same run over the same memory. Extra memory: peak resident bytes beyond the inputs and our output gradient, ours / eager, MiB.
 
 | task | ours | PyTorch eager | TRL's functions | torch.compile | limit | ours / limit | extra memory |
