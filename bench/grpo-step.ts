@@ -31,7 +31,7 @@ const steps = Number(flags.steps);
 const threads = Number(flags.threads);
 const warmup = 2;
 /** Prompts short beside their completions, and as long as a word problem in a chat template. */
-const promptLengths = (flags.prompt ?? ['16', '96']).map(Number);
+const promptLengths = (flags.prompt ?? ['16', '128']).map(Number);
 
 interface Sizes {
   prompts: number;
