@@ -14,12 +14,6 @@ struct RowRuns {
   }
 };
 
-SIMD vint lane_numbers() {
-  vint lanes;
-  for (int i = 0; i < kWidth; ++i) lanes[i] = i;
-  return lanes;
-}
-
 static int64_t whole_vectors(int64_t n) { return (n + kWidth - 1) / kWidth * kWidth; }
 
 // The rows [j, j + kWidth) of which those before `count` exist; the others repeat the last.

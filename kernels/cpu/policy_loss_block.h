@@ -77,11 +77,7 @@ SIMD void store_tokens(float* p, int n, vfloat x) {
   else
     vstore_part(p, n, x);
 }
-SIMD vint first_lanes(int n) {
-  vint lane;
-  for (int i = 0; i < kWidth; ++i) lane[i] = i;
-  return lane < n;
-}
+SIMD vint first_lanes(int n) { return lane_numbers() < n; }
 
 // old - rollout; a rollout log-prob of NaN means that the sampler gave none, and counts as equal.
 SIMD vfloat rollout_difference(const PolicyTokens& tokens, int i, int n) {

@@ -21,27 +21,16 @@ struct RowTransform {
 
 // ---- functions ----
 
-// exp for x <= 0 or a rounding error above: at most 1.5 ulp off, 0 below -86.6, NaN stays NaN. The polynomial of vexp,
-// without what only large arguments need.
+// exp for x <= 0 or a rounding error above: at most 1.5 ulp off, 0 below -86.6, NaN stays NaN. vexp without what only
+// large arguments need.
 SIMD vfloat vexp_nonpositive(vfloat x) {
-  const vfloat lowest = vset(-86.6f), shift = vset(12582912.0f);
-  const vfloat clamped = vmax(lowest, x);  // NaN passes
-  const vfloat shifted = vfma(clamped, vset(1.44269504f), shift);
-  const vfloat n = shifted - shift;
-  vfloat r = vfma(n, vset(-0.693145751953125f), clamped);
-  r = vfma(n, vset(-1.42860677e-6f), r);
-  vfloat p = vset(1.37805939e-3f);
-  p = vfma(p, r, vset(8.37312452e-3f));
-  p = vfma(p, r, vset(4.16695364e-2f));
-  p = vfma(p, r, vset(1.66664720e-1f));
-  p = vfma(p, r, vset(4.99999851e-1f));
-  p = vfma(p, r, vset(1.0f));
-  p = vfma(p, r, vset(1.0f));
+  const vfloat lowest = vset(-86.6f);
+  const ExpParts e = exp_parts(vmax(lowest, x));  // NaN passes
 #if defined(GRPO_ISA_AVX512)
   const __mmask16 kept = _mm512_cmp_ps_mask((__m512)x, (__m512)lowest, _CMP_NLT_UQ);
-  return (vfloat)_mm512_maskz_scalef_ps(kept, (__m512)p, (__m512)n);
+  return (vfloat)_mm512_maskz_scalef_ps(kept, (__m512)e.fraction, (__m512)e.n);
 #else
-  const vfloat scaled = p * as_float((as_int(shifted) + 127) << 23);
+  const vfloat scaled = e.fraction * as_float((as_int(e.shifted) + 127) << 23);
   return x < lowest ? vset(0.0f) : scaled;
 #endif
 }

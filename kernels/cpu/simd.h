@@ -188,14 +188,22 @@ SIMD void vstore_part(T* p, int n, vfloat x) {
 
 // ---- functions ------------------------------------------------------------------------------------------------------
 
-// exp, at most 1.5 ulp off for results that are normal floats; below -87.3 it goes to 0 (no subnormals), above 88.7 to
-// +inf; exp(-inf) = 0, NaN stays NaN. Cody-Waite reduction, then a polynomial of degree 6 (minimax on +-ln 2 / 2).
-SIMD vfloat vexp(vfloat x) {
-  const vfloat clamped = vmin(vmax(x, vset(-87.33654f)), vset(88.72283f));
+SIMD vint lane_numbers() {
+  vint lanes;
+  for (int i = 0; i < kWidth; ++i) lanes[i] = i;
+  return lanes;
+}
+
+// exp(x) = 2^n fraction for -87.4 < x < 88.8: Cody-Waite reduction, then a polynomial of degree 6 (minimax on
+// +-ln 2 / 2). `shifted` holds n in its low bits.
+struct ExpParts {
+  vfloat shifted, n, fraction;
+};
+SIMD ExpParts exp_parts(vfloat x) {
   const vfloat shift = vset(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer kept in the low bits
-  const vfloat shifted = vfma(clamped, vset(1.44269504f), shift);
+  const vfloat shifted = vfma(x, vset(1.44269504f), shift);
   const vfloat n = shifted - shift;
-  vfloat r = vfma(n, vset(-0.693145751953125f), clamped);
+  vfloat r = vfma(n, vset(-0.693145751953125f), x);
   r = vfma(n, vset(-1.42860677e-6f), r);
   vfloat p = vset(1.37805939e-3f);
   p = vfma(p, r, vset(8.37312452e-3f));
@@ -204,10 +212,17 @@ SIMD vfloat vexp(vfloat x) {
   p = vfma(p, r, vset(4.99999851e-1f));
   p = vfma(p, r, vset(1.0f));
   p = vfma(p, r, vset(1.0f));
+  return {shifted, n, p};
+}
+
+// exp, at most 1.5 ulp off for results that are normal floats; below -87.3 it goes to 0 (no subnormals), above 88.7 to
+// +inf; exp(-inf) = 0, NaN stays NaN.
+SIMD vfloat vexp(vfloat x) {
+  const ExpParts e = exp_parts(vmin(vmax(x, vset(-87.33654f)), vset(88.72283f)));
   // In two halves, since 2^128 alone is no float.
-  const vint exponent = as_int(shifted) - 0x4b400000;
+  const vint exponent = as_int(e.shifted) - 0x4b400000;
   const vint half = exponent >> 1;
-  const vfloat scaled = p * as_float((half + 127) << 23) * as_float((exponent - half + 127) << 23);
+  const vfloat scaled = e.fraction * as_float((half + 127) << 23) * as_float((exponent - half + 127) << 23);
   const vfloat low = x < vset(-87.33654f) ? vset(0.0f) : scaled;
   const vfloat high = x > vset(88.72283f) ? vset(__builtin_inff()) : low;
   return x != x ? x : high;
