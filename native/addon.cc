@@ -64,7 +64,7 @@ class Environment {
   Engine& engine(const Napi::CallbackInfo& info);
   Storage& storage(Napi::Env env, Engine& engine, double id);
   std::unique_ptr<Call> read_call(Napi::Env env, Engine& engine, size_t index, const double* payload, size_t length);
-  TensorArgument read_tensor(Napi::Env env, Engine& engine, const double* fields, const std::string& where);
+  TensorArgument read_tensor(Napi::Env env, Engine& engine, const double* fields, const char* where);
 
   std::shared_ptr<Mailbox> mailbox_;
   std::unordered_map<uint32_t, std::unique_ptr<Engine>> engines_;
@@ -315,13 +315,13 @@ std::unique_ptr<Call> Environment::read_call(Napi::Env env, Engine& on, size_t i
   if (length < tensors * kTensorFields + scalars) {
     throw error(env, "GRPO_INVALID_ARGUMENT", std::string(operation.name) + ": too few arguments");
   }
-  auto call = std::make_unique<Call>();
+  std::unique_ptr<Call> call = on.take_call();
   call->operation = &operation;
   call->reads = accesses_[index].reads;
   call->writes = accesses_[index].writes;
   for (size_t i = 0; i < tensors; ++i) {
     const double* fields = payload + i * kTensorFields;
-    if (fields[0] != 0) call->tensors[i] = read_tensor(env, on, fields, operation.name);
+    call->tensors[i] = fields[0] != 0 ? read_tensor(env, on, fields, operation.name) : TensorArgument{};
   }
   std::memcpy(call->args + tensors * sizeof(grpo_tensor), payload + tensors * kTensorFields, scalars * sizeof(double));
   return call;
@@ -329,7 +329,7 @@ std::unique_ptr<Call> Environment::read_call(Napi::Env env, Engine& on, size_t i
 
 // TypeScript has checked shapes and dtypes against the operation; here only what would touch memory outside the
 // storage.
-TensorArgument Environment::read_tensor(Napi::Env env, Engine& on, const double* fields, const std::string& where) {
+TensorArgument Environment::read_tensor(Napi::Env env, Engine& on, const double* fields, const char* where) {
   TensorArgument argument{};
   argument.storage = &storage(env, on, fields[0]);
   grpo_tensor& t = argument.tensor;
@@ -348,7 +348,7 @@ TensorArgument Environment::read_tensor(Napi::Env env, Engine& on, const double*
   const double elements = rows == 0 || columns == 0 ? 0 : (rows - 1) * stride + columns;
   valid = valid && stride >= columns && stride <= kLargestInteger && elements <= kLargestInteger &&
           std::fmod(fields[1], size) == 0 && inside(*argument.storage, fields[1], elements * size);
-  if (!valid) throw error(env, "GRPO_INVALID_ARGUMENT", where + ": a tensor outside its memory");
+  if (!valid) throw error(env, "GRPO_INVALID_ARGUMENT", std::string(where) + ": a tensor outside its memory");
   t.row_stride = static_cast<int64_t>(stride);
   argument.byte_offset = static_cast<size_t>(fields[1]);
   return argument;

@@ -11,6 +11,8 @@ namespace grpo_native {
 
 namespace {
 
+constexpr size_t kSpareCalls = 256;  // used calls that wait to be used again
+
 std::string readable(uint64_t bytes) {
   const char* units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
   double value = static_cast<double>(bytes);
@@ -127,8 +129,22 @@ void Engine::read(Storage* storage, size_t offset, void* to, size_t bytes, uint6
   enqueue([=, this] { post(request, read_now(*storage, offset, to, bytes)); }, request);
 }
 
+std::unique_ptr<Call> Engine::take_call() {
+  if (spare_calls_.empty()) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    spare_calls_.swap(used_calls_);
+  }
+  if (spare_calls_.empty()) return std::make_unique<Call>();
+  std::unique_ptr<Call> call = std::move(spare_calls_.back());
+  spare_calls_.pop_back();
+  return call;
+}
+
 void Engine::run(std::unique_ptr<Call> call) {
-  enqueue([this, call = std::move(call)] { run_now(*call); });
+  enqueue([this, call = std::move(call)]() mutable {
+    run_now(*call);
+    if (done_.size() < kSpareCalls) done_.push_back(std::move(call));
+  });
 }
 
 void Engine::synchronize(uint64_t request) {
@@ -177,6 +193,7 @@ void Engine::run_jobs() {
       std::unique_lock<std::mutex> lock(mutex_);
       wake_.wait(lock, [this] { return stop_ || !queue_.empty(); });
       batch_.swap(queue_);
+      if (used_calls_.empty()) used_calls_.swap(done_);
     }
     for (std::unique_ptr<Job>& job : batch_) {
       if (stop_) break;

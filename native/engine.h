@@ -56,6 +56,8 @@ class Engine {
   size_t release(double storage);  // the bytes freed; 0 for an unknown storage
   void write(Storage* storage, size_t offset, const void* data, size_t bytes);
   void read(Storage* storage, size_t offset, void* to, size_t bytes, uint64_t request);
+  // A call to fill in and give to `run`: a used one, or a new one. All but `args` beyond the scalars is stale.
+  std::unique_ptr<Call> take_call();
   void run(std::unique_ptr<Call> call);
   void synchronize(uint64_t request);
   // What the jobs that have run so far left.
@@ -94,18 +96,22 @@ class Engine {
 
   std::unordered_map<uint64_t, std::unique_ptr<Storage>> storages_;  // JavaScript thread
   uint64_t last_storage_ = 0;
+  // Calls are large and made by the thousand a second: memory that one thread takes and another gives back is slow.
+  std::vector<std::unique_ptr<Call>> spare_calls_;  // JavaScript thread
 
   const grpo_backend* backend_ = nullptr;  // engine's thread, as the next four
   grpo_context* context_ = nullptr;
   std::unordered_set<Storage*> allocated_;
-  std::vector<std::unique_ptr<Job>> batch_;  // jobs taken from the queue
+  std::vector<std::unique_ptr<Job>> batch_;   // jobs taken from the queue
+  std::vector<std::unique_ptr<Call>> done_;   // calls that have run
   FailurePtr lost_;                          // set once the device can no longer be used
 
   std::atomic<uint64_t> live_bytes_{0}, reserved_bytes_{0}, peak_bytes_{0};
 
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::vector<std::unique_ptr<Job>> queue_;  // under the mutex
+  std::vector<std::unique_ptr<Job>> queue_;         // under the mutex, as the next
+  std::vector<std::unique_ptr<Call>> used_calls_;  // on their way back to the JavaScript thread
   std::atomic<bool> stop_{false};
   std::thread thread_;  // last: starts when all else is there
 };

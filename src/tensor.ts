@@ -54,7 +54,7 @@ export class Tensor implements TensorView {
 
   /** @internal */
   get storage(): number {
-    if (this.#disposed || this.#memory.released) throw new DisposedError(`A tensor of shape [${this.shape.join(',')}]`);
+    if (this.#disposed || this.device.closed) throw new DisposedError(`A tensor of shape [${this.shape.join(',')}]`);
     return this.#memory.storage;
   }
 
@@ -112,7 +112,7 @@ export class Tensor implements TensorView {
   dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;
-    if (--this.#memory.owners === 0) this.#memory.release();
+    if (--this.#memory.owners === 0) this.device.free(this.#memory);
   }
 
   [Symbol.dispose](): void {
@@ -131,11 +131,8 @@ export class Device {
   readonly backend: Backend;
   /** Why this device was chosen. */
   readonly why: string;
-  readonly #live = new Set<WeakRef<Memory>>();
-  readonly #collected = new FinalizationRegistry<{ storage: number; ref: WeakRef<Memory> }>(({ storage, ref }) => {
-    this.#live.delete(ref);
-    if (!this.#closed) this.backend.release(storage);
-  });
+  readonly #collected = new FinalizationRegistry<number>((storage) => this.#release(storage));
+  #liveTensors = 0;
   #closed = false;
 
   constructor(backend: Backend, why: string) {
@@ -196,9 +193,8 @@ export class Device {
   run<Name extends OperationName>(name: Name, args: OperationArguments<Name, Tensor>): void {
     this.#check();
     const given = args as Record<string, Tensor | number | null | undefined>;
-    const { tensors, scalars } = operations[name];
-    const views = Object.keys(tensors).map((key) => this.#tensorArgument(name, key, given[key]));
-    const numbers = scalars.map((key) => {
+    const views = tensorNames[name].map((key) => this.#tensorArgument(name, key, given[key]));
+    const numbers = operations[name].scalars.map((key) => {
       const value = given[key];
       if (typeof value !== 'number') throw new InvalidArgumentError(`${name}: ${key}`, 'a number', value);
       return value;
@@ -215,23 +211,31 @@ export class Device {
 
   /** Memory in use, and how many allocations have not been disposed. */
   memory(): DeviceMemory & { liveTensors: number } {
-    return { ...this.backend.memory(), liveTensors: this.#live.size };
+    return { ...this.backend.memory(), liveTensors: this.#liveTensors };
   }
 
   /** Stops the device and frees everything on it. */
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    for (const ref of this.#live) {
-      const memory = ref.deref();
-      if (memory) memory.released = true;
-    }
-    this.#live.clear();
+    this.#liveTensors = 0;
     this.backend.close();
   }
 
   [Symbol.dispose](): void {
     this.close();
+  }
+
+  /** @internal Called when the last tensor over `memory` was disposed. */
+  free(memory: Memory): void {
+    this.#collected.unregister(memory);
+    this.#release(memory.storage);
+  }
+
+  #release(storage: number): void {
+    if (this.#closed) return;
+    this.#liveTensors--;
+    this.backend.release(storage);
   }
 
   #check(): void {
@@ -248,35 +252,23 @@ export class Device {
   }
 
   #own(storage: number, bytes: number, shape: readonly number[], dtype: DType): Tensor {
-    const memory = new Memory(storage, bytes, () => {
-      this.#collected.unregister(memory);
-      this.#live.delete(ref);
-      if (!this.#closed) this.backend.release(storage);
-    });
-    const ref = new WeakRef(memory);
-    this.#live.add(ref);
-    this.#collected.register(memory, { storage, ref }, memory);
+    const memory: Memory = { storage, bytes, owners: 0 };
+    this.#liveTensors++;
+    this.#collected.register(memory, storage, memory);
     return new Tensor(this, memory, dtype, [...shape], 0, shape.at(-1) ?? 1);
   }
 }
 
 /** One allocation, shared by the views over it. */
-class Memory {
-  owners = 0;
-  released = false;
-
-  constructor(
-    readonly storage: number,
-    readonly bytes: number,
-    private readonly free: () => void,
-  ) {}
-
-  release(): void {
-    if (this.released) return;
-    this.released = true;
-    this.free();
-  }
+interface Memory {
+  readonly storage: number;
+  readonly bytes: number;
+  owners: number;
 }
+
+const tensorNames = Object.fromEntries(
+  Object.entries(operations).map(([name, { tensors }]) => [name, Object.keys(tensors)]),
+) as Record<OperationName, string[]>;
 
 /** Disposes of everything it was told to track, unless kept. */
 export class Scope {

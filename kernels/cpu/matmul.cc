@@ -1,13 +1,16 @@
 // matmul, and the choice between OpenBLAS and the built-in product. Compiled once an instruction set (isa/kernels.inc).
 
-// OpenBLAS computes float32 products, cut into one piece a thread along the longer side of the result. It rounds a row
-// differently in pieces of different shape.
+// Pieces of a product for each thread: more than one, since a thread may begin late or share its core.
+constexpr int64_t kBlasPieces = 2;
+
+// OpenBLAS computes float32 products, cut into a few pieces a thread along the longer side of the result. It rounds a
+// row differently in pieces of different shape.
 static void blas_product(grpo_context& context, const Product& p, const Destination& out) {
   const float *a = static_cast<const float*>(p.a.data), *b = static_cast<const float*>(p.b.data);
   float* c = static_cast<float*>(out.data);
   const bool by_rows = p.m >= p.n;
   const int64_t length = by_rows ? p.m : p.n;
-  const int64_t piece = round_up(ceil_divide(length, context.pool.threads()), kTileColumns);
+  const int64_t piece = round_up(ceil_divide(length, kBlasPieces * context.pool.threads()), kTileColumns);
   parallel_for(context, ceil_divide(length, piece), 1, [&](int64_t first, int64_t last, int) {
     for (int64_t i = first; i < last; ++i) {
       const int64_t begin = i * piece, size = std::min(piece, length - begin);

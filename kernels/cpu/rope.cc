@@ -52,11 +52,30 @@ grpo_status rope(grpo_context& context, const grpo_rope_args& args) {
   }
   const int32_t* positions = static_cast<const int32_t*>(args.positions.data);
   const float* frequencies = static_cast<const float*>(args.inverse_frequencies.data);
+  const bool backward = args.backward != 0;
+
+  // Many rows have few positions: those of several sequences, each from 0 on. Then a position's rotation is computed once.
+  const auto [least, most] = std::minmax_element(positions, positions + rows);
+  const int64_t stride = half + kWidth;
+  const int64_t tabled = rows > 0 && *least >= 0 && 2 * (int64_t{*most} + 1) <= rows ? int64_t{*most} + 1 : 0;
+  float* table = static_cast<float*>(context.shared_scratch(2 * tabled * stride * sizeof(float)));
+  parallel_for(context, tabled, row_grain(half), [&](int64_t begin, int64_t end, int) {
+    for (int64_t position = begin; position < end; ++position) {
+      float* cosines = table + 2 * position * stride;
+      rotation(static_cast<int32_t>(position), frequencies, half, backward, cosines, cosines + stride);
+    }
+  });
+
   parallel_for(context, rows, row_grain(columns), [&](int64_t begin, int64_t end, int worker) {
-    float* scratch = static_cast<float*>(context.worker_scratch(worker, (2 * columns + 2 * (half + kWidth)) * 4));
-    float *cosines = scratch + 2 * columns, *sines = cosines + half + kWidth;
+    float* scratch = static_cast<float*>(context.worker_scratch(worker, (2 * columns + 2 * stride) * sizeof(float)));
+    float* own = scratch + 2 * columns;
     for (int64_t row = begin; row < end; ++row) {
-      rotation(positions[row], frequencies, half, args.backward != 0, cosines, sines);
+      // Rows that decode together are often at one position.
+      if (!tabled && (row == begin || positions[row] != positions[row - 1])) {
+        rotation(positions[row], frequencies, half, backward, own, own + stride);
+      }
+      const float* cosines = tabled ? table + 2 * positions[row] * stride : own;
+      const float* sines = cosines + stride;
       const float* in = read_row(args.in, row, 0, columns, scratch);
       float* out = write_row(args.out, row, 0, scratch + columns);
       for (int64_t head = 0; head < columns; head += head_dim) {

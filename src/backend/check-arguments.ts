@@ -68,30 +68,30 @@ function parseDim(text: string): Dim {
 export function checkArguments(operation: OperationName, tensors: readonly (TensorView | null)[]): void {
   const lengths = new Map<string, number>();
   let common: readonly number[] | undefined;
-  parsedOperations[operation].tensors.forEach((spec, i) => {
+  const specs = parsedOperations[operation].tensors;
+  for (let i = 0; i < specs.length; i++) {
+    const spec = specs[i]!;
     const tensor = tensors[i];
-    const where = `${operation}: ${spec.name}`;
+    const refuse = (expected: string, got: unknown): never => {
+      throw new InvalidArgumentError(`${operation}: ${spec.name}`, expected, got);
+    };
     if (!tensor) {
-      if (!spec.optional) throw new InvalidArgumentError(where, 'a tensor', tensor);
-      return;
+      if (!spec.optional) refuse('a tensor', tensor);
+      continue;
     }
-    if (!spec.dtypes.includes(tensor.dtype)) {
-      throw new InvalidArgumentError(where, `dtype ${spec.dtypes.join(' or ')}`, tensor.dtype);
-    }
+    const { dtype, shape } = tensor;
+    if (!spec.dtypes.includes(dtype)) refuse(`dtype ${spec.dtypes.join(' or ')}`, dtype);
     if (!spec.dims) {
-      common ??= tensor.shape;
-      if (!sameShape(common, tensor.shape)) {
-        throw new InvalidArgumentError(where, `shape [${common.join(',')}]`, tensor.shape);
-      }
-      return;
+      common ??= shape;
+      if (!sameShape(common, shape)) refuse(`shape [${common.join(',')}]`, shape);
+      continue;
     }
-    const fits =
-      tensor.shape.length === spec.dims.length && spec.dims.every((dim, d) => unify(lengths, dim, tensor.shape[d]!));
+    const fits = shape.length === spec.dims.length && spec.dims.every((dim, d) => unify(lengths, dim, shape[d]!));
     if (!fits) {
       const known = [...lengths].map(([dim, length]) => `${dim}=${length}`).join(', ');
-      throw new InvalidArgumentError(where, `shape ${spec.text}${known ? ` (${known})` : ''}`, tensor.shape);
+      refuse(`shape ${spec.text}${known ? ` (${known})` : ''}`, shape);
     }
-  });
+  }
 }
 
 function unify(lengths: Map<string, number>, dim: Dim, length: number): boolean {
