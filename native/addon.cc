@@ -4,6 +4,7 @@
 #include <napi.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <map>
 #include <memory>
 #include <string>
@@ -20,6 +21,7 @@ namespace {
 
 constexpr double kLargestInteger = 9007199254740991.0;  // 2^53 - 1
 constexpr int kTensorFields = 5 + GRPO_MAX_RANK;        // storage, byte offset, dtype, rank, shape, row stride
+constexpr int64_t kUnreportedBytes = int64_t{1} << 30;
 
 struct Access {
   uint32_t reads, writes;
@@ -63,6 +65,8 @@ class Environment {
   const void* bytes_of(Napi::Env env, Napi::Value view, size_t& bytes);
   Engine& engine(const Napi::CallbackInfo& info);
   Storage& storage(Napi::Env env, Engine& engine, double id);
+  void account(Napi::Env env, int64_t bytes);
+  void report_memory(Napi::Env env);
   std::unique_ptr<Call> read_call(Napi::Env env, Engine& engine, size_t index, const double* payload, size_t length);
   TensorArgument read_tensor(Napi::Env env, Engine& engine, const double* fields, const char* where);
 
@@ -73,6 +77,7 @@ class Environment {
   uint64_t last_request_ = 0;
   Napi::FunctionReference make_error_;  // (code, message) => GrpoError
   std::vector<Access> accesses_;        // one an operation
+  int64_t unreported_bytes_ = 0;        // taken, less given back, since the garbage collector was last told
 };
 
 Environment::Environment(Napi::Env env, Napi::Object exports) {
@@ -166,6 +171,18 @@ Storage& Environment::storage(Napi::Env env, Engine& engine, double id) {
   return *storage;
 }
 
+// The garbage collector hears of device memory where somebody waits for values: what came and went in between, as all
+// activations of a training step do, would only make it search for tensors that were forgotten.
+void Environment::account(Napi::Env env, int64_t bytes) {
+  unreported_bytes_ += bytes;
+  if (std::abs(unreported_bytes_) > kUnreportedBytes) report_memory(env);
+}
+
+void Environment::report_memory(Napi::Env env) {
+  if (unreported_bytes_ != 0) Napi::MemoryManagement::AdjustExternalMemory(env, unreported_bytes_);
+  unreported_bytes_ = 0;
+}
+
 // ---- functions ------------------------------------------------------------------------------------------------------
 
 // configure(makeError, accesses): how errors are made, and for each operation the bit masks of the tensors that it
@@ -227,7 +244,7 @@ Napi::Value Environment::allocate(const Napi::CallbackInfo& info) {
   if (!(bytes >= 0 && bytes <= kLargestInteger)) {
     throw error(info.Env(), "GRPO_INVALID_ARGUMENT", "a tensor of " + std::to_string(bytes) + " bytes");
   }
-  Napi::MemoryManagement::AdjustExternalMemory(info.Env(), static_cast<int64_t>(bytes));
+  account(info.Env(), static_cast<int64_t>(bytes));
   return Napi::Number::New(info.Env(), on.allocate(static_cast<size_t>(bytes)));
 }
 
@@ -244,7 +261,7 @@ Napi::Value Environment::adopt(const Napi::CallbackInfo& info) {
 // release(engine, storage)
 Napi::Value Environment::release(const Napi::CallbackInfo& info) {
   const size_t bytes = engine(info).release(info[1].As<Napi::Number>().DoubleValue());
-  Napi::MemoryManagement::AdjustExternalMemory(info.Env(), -static_cast<int64_t>(bytes));
+  account(info.Env(), -static_cast<int64_t>(bytes));
   return info.Env().Undefined();
 }
 
@@ -295,6 +312,7 @@ Napi::Value Environment::read(const Napi::CallbackInfo& info) {
   void* data = buffer.Data();
   const auto deferred = Napi::Promise::Deferred::New(env);
   const uint64_t request = wait(env, {deferred, Napi::Reference<Napi::Value>::New(buffer, 1)});
+  report_memory(env);
   on.read(&from, static_cast<size_t>(offset), data, static_cast<size_t>(bytes), request);
   return deferred.Promise();
 }
@@ -359,6 +377,7 @@ Napi::Value Environment::synchronize(const Napi::CallbackInfo& info) {
   Engine& on = engine(info);
   const auto deferred = Napi::Promise::Deferred::New(info.Env());
   on.synchronize(wait(info.Env(), {deferred, {}}));
+  report_memory(info.Env());
   return deferred.Promise();
 }
 

@@ -102,15 +102,15 @@ class Engine {
   const grpo_backend* backend_ = nullptr;  // engine's thread, as the next four
   grpo_context* context_ = nullptr;
   std::unordered_set<Storage*> allocated_;
-  std::vector<std::unique_ptr<Job>> batch_;   // jobs taken from the queue
-  std::vector<std::unique_ptr<Call>> done_;   // calls that have run
+  std::vector<std::unique_ptr<Job>> batch_;  // jobs taken from the queue
+  std::vector<std::unique_ptr<Call>> done_;  // calls that have run
   FailurePtr lost_;                          // set once the device can no longer be used
 
   std::atomic<uint64_t> live_bytes_{0}, reserved_bytes_{0}, peak_bytes_{0};
 
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::vector<std::unique_ptr<Job>> queue_;         // under the mutex, as the next
+  std::vector<std::unique_ptr<Job>> queue_;        // under the mutex, as the next
   std::vector<std::unique_ptr<Call>> used_calls_;  // on their way back to the JavaScript thread
   std::atomic<bool> stop_{false};
   std::thread thread_;  // last: starts when all else is there

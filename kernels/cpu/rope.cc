@@ -54,7 +54,8 @@ grpo_status rope(grpo_context& context, const grpo_rope_args& args) {
   const float* frequencies = static_cast<const float*>(args.inverse_frequencies.data);
   const bool backward = args.backward != 0;
 
-  // Many rows have few positions: those of several sequences, each from 0 on. Then a position's rotation is computed once.
+  // Many rows have few positions: those of several sequences, each from 0 on. Then a position's rotation is computed
+  // once.
   const auto [least, most] = std::minmax_element(positions, positions + rows);
   const int64_t stride = half + kWidth;
   const int64_t tabled = rows > 0 && *least >= 0 && 2 * (int64_t{*most} + 1) <= rows ? int64_t{*most} + 1 : 0;
