@@ -1,6 +1,7 @@
 import type { z } from 'zod';
 import { GrpoError } from '../errors.js';
 import { type GRPOConfig, grpoConfigSchema, type SFTConfig, sftConfigSchema } from './config.js';
+import { optionsWithoutEffect } from './options-without-effect.js';
 
 /** A configuration that cannot be used; lists every problem with the path of its option. */
 export class ConfigError extends GrpoError {
@@ -49,7 +50,7 @@ export function parseConfig<Schema extends z.ZodObject>(
 export function parseGRPOConfig(raw: unknown, source?: string, { generates = true } = {}): GRPOConfig {
   const config = parseConfig(grpoConfigSchema, raw, source);
   const generation = generates ? generationProblems(config) : [];
-  const problems = [...generation, ...lossProblems(config), ...runProblems(config)];
+  const problems = [...generation, ...lossProblems(config), ...optionsWithoutEffect(config), ...runProblems(config)];
   if (problems.length > 0) throw new ConfigError(source ?? 'config', problems);
   return config;
 }

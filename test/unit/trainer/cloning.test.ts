@@ -103,7 +103,9 @@ describe('cloning inside GRPO', () => {
   it('adds to the gradient of the policy loss', async () => {
     const rollouts = [{ ...neutral, advantage: 1 }];
     const norms = await Promise.all(
-      [0, 1e-9, 1].map(async (sftCoefficient) => (await cloneOnce({ sftCoefficient }, rollouts)).report.gradNorm),
+      [{ sftCoefficient: 0, sftBatchSize: null }, { sftCoefficient: 1e-9 }, { sftCoefficient: 1 }].map(
+        async (options) => (await cloneOnce(options, rollouts)).report.gradNorm,
+      ),
     );
     expect(norms[1]).toBeCloseTo(norms[0]!, 6);
     expect(Math.abs(norms[2]! - norms[0]!)).toBeGreaterThan(1e-2);

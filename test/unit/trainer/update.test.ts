@@ -80,9 +80,9 @@ function optionsOf({ options: o }: Fixture['cases'][number]): GRPOOptions {
     importanceSamplingLevel: o.importance_sampling_level,
     beta: o.beta,
     epsilon: o.epsilon_low,
-    epsilonHigh: o.epsilon_high,
+    epsilonHigh: o.epsilon_high === o.epsilon_low ? null : o.epsilon_high,
     delta: o.delta,
-    useBiasCorrectionKl: o.use_bias_correction_kl,
+    ...(Number(o.beta) > 0 ? { useBiasCorrectionKl: o.use_bias_correction_kl } : {}),
     topEntropyQuantile: o.top_entropy_quantile,
     entropyCoefficient: o.entropy_coef,
     offPolicyMaskThreshold: o.off_policy_mask_threshold,
@@ -120,7 +120,7 @@ describe('gradient accumulation', () => {
   const exact = ['grpo', 'dapo', 'dr_grpo', 'luspo', 'cispo', 'sapo', 'vespo'] as const;
 
   it.each(exact)('%s does not depend on how the batch is cut', async (lossType) => {
-    const options: GRPOOptions = { lossType, beta: 0.05, epsilonHigh: lossType === 'cispo' ? 1.1 : 0.2 };
+    const options: GRPOOptions = { lossType, beta: 0.05, epsilonHigh: lossType === 'cispo' ? 1.1 : null };
     const results: Awaited<ReturnType<typeof updateOnce>>[] = [];
     // 8 rollouts as one micro-batch, and as 3 + 3 + 2 with different numbers of tokens.
     for (const perDeviceTrainBatchSize of [8, 3]) {
