@@ -114,7 +114,8 @@ describe.each(await testDevices())('attention on $name', ({ open }) => {
         const b = batch({ ...shape, heads: shape.keyHeads * group });
         const actual = await t.read(forward(b).out);
         t.dispose();
-        expectClose(actual, attention(b.queries, b.keys, b.values, b.offsets, b).out, 1e-5);
+        // A row of few elements may be an average that cancels.
+        expectClose(actual, attention(b.queries, b.keys, b.values, b.offsets, b).out, 1e-5, true);
       }),
       { numRuns: 10 },
     );
