@@ -51,6 +51,45 @@ export class DeviceLostError extends GrpoError {
   }
 }
 
+/** Why a collective failed: what of it is known. */
+export interface CollectiveFailure {
+  /**
+   * `peer`: another rank died or left; `timeout`: it did not answer in time; `mismatch`: it called something else;
+   * `aborted`: `ProcessGroup.abort`; `input`: a tensor to send could not be computed here; `engine`: anything else that the
+   * communication library reports.
+   */
+  reason: 'peer' | 'timeout' | 'mismatch' | 'aborted' | 'input' | 'engine';
+  /** The rank that reports. */
+  rank: number;
+  worldSize: number;
+  /** The rank that is to blame, as far as this one knows. */
+  peer: number | undefined;
+  /** allReduce, reduceScatter, allGather, broadcast, connect or close. */
+  collective: string;
+  /** Which collective of the group it was, from 1. */
+  sequence: number;
+  /** Elements and dtype of the tensor that the others are compared with. */
+  size: string;
+}
+
+/** An exchange between processes that failed. The group of processes can no longer be used. */
+export class CollectiveError extends GrpoError implements CollectiveFailure {
+  readonly reason!: CollectiveFailure['reason'];
+  readonly rank!: number;
+  readonly worldSize!: number;
+  readonly peer!: number | undefined;
+  readonly collective!: string;
+  readonly sequence!: number;
+  readonly size!: string;
+
+  constructor(failure: CollectiveFailure, detail: string) {
+    const { collective, sequence, size, rank, worldSize } = failure;
+    const what = `${collective} ${sequence}${size ? ` (${size})` : ''}`;
+    super('GRPO_COLLECTIVE', `${what} on rank ${rank} of ${worldSize}: ${detail}`);
+    Object.assign(this, failure);
+  }
+}
+
 /** A file (data, model, checkpoint, configuration) that cannot be used. Names the file and, where it has one, the line. */
 export class FileFormatError extends GrpoError {
   readonly file: string;
