@@ -1,5 +1,24 @@
 # The addon as node-gyp builds it, for the CPU, into build/. Sources, macros and flags stand in native/sources.json.
+# Where Gloo is installed, libgrpo_gloo.so comes beside it.
 {
+  "variables": {"grpo_gloo%": "<!(node native/find_gloo.mjs)"},
+  "conditions": [
+    ["grpo_gloo=='yes'", {
+      "targets": [
+        {
+          "target_name": "grpo_gloo",
+          "type": "shared_library",
+          "product_name": "libgrpo_gloo",
+          "sources": ["<!@(node -p \"require('./native/sources.json').glooSources.join(' ')\")"],
+          "cflags!": ["-O2", "-fno-omit-frame-pointer"],
+          "cflags": ["<!@(node -p \"require('./native/sources.json').cflags.join(' ')\")"],
+          "cflags_cc!": ["-fno-rtti", "-fno-exceptions", "-std=gnu++17"],
+          "cflags_cc": ["-std=c++20", "-fexceptions"],
+          "libraries": ["-lgloo"]
+        }
+      ]
+    }]
+  ],
   "targets": [
     {
       "target_name": "grpo",

@@ -37,6 +37,7 @@ class Environment {
     Napi::Promise::Deferred deferred;
     Napi::Reference<Napi::Value> value;  // what a read fills; otherwise empty
     uint32_t engine = 0;                 // the engine that an "open" makes
+    uint32_t group = 0;                  // the group that an "open group" makes
   };
 
   using Method = Napi::Value (Environment::*)(const Napi::CallbackInfo&);
@@ -57,6 +58,15 @@ class Environment {
   Napi::Value synchronize(const Napi::CallbackInfo& info);
   Napi::Value memory(const Napi::CallbackInfo& info);
   Napi::Value close(const Napi::CallbackInfo& info);
+  Napi::Value open_group(const Napi::CallbackInfo& info);
+  Napi::Value connect_group(const Napi::CallbackInfo& info);
+  Napi::Value start_collective(const Napi::CallbackInfo& info);
+  Napi::Value wait_collective(const Napi::CallbackInfo& info);
+  Napi::Value abort_group(const Napi::CallbackInfo& info);
+  Napi::Value group_failure(const Napi::CallbackInfo& info);
+  Napi::Value group_statistics(const Napi::CallbackInfo& info);
+  Napi::Value close_group(const Napi::CallbackInfo& info);
+  Napi::Value release_group(const Napi::CallbackInfo& info);
 
   static void on_message(napi_env env, void* self, const Message& message);
   void settle(Napi::Env env, Pending& pending, const Message& message);
@@ -70,9 +80,20 @@ class Environment {
   std::unique_ptr<Call> read_call(Napi::Env env, Engine& engine, size_t index, const double* payload, size_t length);
   TensorArgument read_tensor(Napi::Env env, Engine& engine, const double* fields, const char* where);
 
+  // A group of processes, and the collectives of it that JavaScript may still wait for by number.
+  struct OpenGroup {
+    uint32_t engine;
+    std::shared_ptr<Group> group;
+    std::unordered_map<uint64_t, std::weak_ptr<Collective>> collectives;
+  };
+  OpenGroup& group(const Napi::CallbackInfo& info);
+  void stop_all();
+
   std::shared_ptr<Mailbox> mailbox_;
   std::unordered_map<uint32_t, std::unique_ptr<Engine>> engines_;
   uint32_t last_engine_ = 0;
+  std::unordered_map<uint32_t, OpenGroup> groups_;
+  uint32_t last_group_ = 0;
   std::unordered_map<uint64_t, Pending> pending_;
   uint64_t last_request_ = 0;
   Napi::FunctionReference make_error_;  // (code, message) => GrpoError
@@ -85,7 +106,7 @@ Environment::Environment(Napi::Env env, Napi::Object exports) {
   if (!mailbox_) throw Napi::Error::New(env, "The addon could not be set up in this environment");
   // Hooks run in reverse order: the threads end before the mailbox and this object go away.
   napi_add_env_cleanup_hook(
-      env, [](void* self) { static_cast<Environment*>(self)->engines_.clear(); }, this);
+      env, [](void* self) { static_cast<Environment*>(self)->stop_all(); }, this);
   define<&Environment::configure>(exports, "configure");
   define<&Environment::list_operations>(exports, "operations");
   define<&Environment::open>(exports, "open");
@@ -98,6 +119,22 @@ Environment::Environment(Napi::Env env, Napi::Object exports) {
   define<&Environment::synchronize>(exports, "synchronize");
   define<&Environment::memory>(exports, "memory");
   define<&Environment::close>(exports, "close");
+  define<&Environment::open_group>(exports, "openGroup");
+  define<&Environment::connect_group>(exports, "connectGroup");
+  define<&Environment::start_collective>(exports, "startCollective");
+  define<&Environment::wait_collective>(exports, "waitCollective");
+  define<&Environment::abort_group>(exports, "abortGroup");
+  define<&Environment::group_failure>(exports, "groupFailure");
+  define<&Environment::group_statistics>(exports, "groupStatistics");
+  define<&Environment::close_group>(exports, "closeGroup");
+  define<&Environment::release_group>(exports, "releaseGroup");
+}
+
+// An engine may be waiting for a collective: the groups are told first.
+void Environment::stop_all() {
+  for (auto& [id, open] : groups_) open.group->abort("the process is ending");
+  engines_.clear();
+  groups_.clear();
 }
 
 template <Environment::Method method>
@@ -123,6 +160,7 @@ void Environment::on_message(napi_env raw, void* context, const Message& message
   const Napi::Env env(raw);
   const Napi::HandleScope scope(env);
   if (message.ended_engine) self->engines_.erase(message.ended_engine);
+  if (message.ended_group) self->groups_.erase(message.ended_group);
   const auto found = self->pending_.find(message.request);
   if (found == self->pending_.end()) return;
   Pending pending = std::move(found->second);
@@ -134,11 +172,17 @@ void Environment::on_message(napi_env raw, void* context, const Message& message
 void Environment::settle(Napi::Env env, Pending& pending, const Message& message) {
   if (message.failure) {
     pending.deferred.Reject(error(env, message.failure->code, message.failure->message).Value());
-  } else if (pending.engine) {
+  } else if (pending.engine || pending.group) {
     Napi::Object answer = Napi::Object::New(env);
-    answer.Set("engine", pending.engine);
-    answer.Set("description", message.description);
-    answer.Set("deviceCount", message.device_count);
+    if (pending.engine) {
+      answer.Set("engine", pending.engine);
+      answer.Set("description", message.description);
+      answer.Set("deviceCount", message.device_count);
+    } else {
+      answer.Set("group", pending.group);
+      const auto* bytes = reinterpret_cast<const uint8_t*>(message.bytes.data());
+      if (message.has_bytes) answer.Set("address", Napi::Buffer<uint8_t>::Copy(env, bytes, message.bytes.size()));
+    }
     Napi::Array attempts = Napi::Array::New(env);
     for (const Attempt& attempt : message.attempts) {
       Napi::Object entry = Napi::Object::New(env);
@@ -393,7 +437,137 @@ Napi::Value Environment::memory(const Napi::CallbackInfo& info) {
 
 // close(engine): returns at once; the engine's last message frees it.
 Napi::Value Environment::close(const Napi::CallbackInfo& info) {
-  engine(info).stop();
+  Engine& on = engine(info);
+  for (auto& [id, open] : groups_) {
+    if (open.engine == info[0].As<Napi::Number>().Uint32Value()) open.group->abort("the device was closed");
+  }
+  on.stop();
+  return info.Env().Undefined();
+}
+
+// ---- groups of processes --------------------------------------------------------------------------------------------
+
+Environment::OpenGroup& Environment::group(const Napi::CallbackInfo& info) {
+  const auto found = groups_.find(info[0].As<Napi::Number>().Uint32Value());
+  if (found == groups_.end()) throw error(info.Env(), "GRPO_DISPOSED", "A process group");
+  return found->second;
+}
+
+// openGroup(engine, kind, rank, worldSize, timeoutSeconds, interface, libraries): Promise<{ group, address?, attempts
+// }>. Without an address the group could not be opened; it is then gone.
+Napi::Value Environment::open_group(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Engine& on = engine(info);
+  GroupOptions options;
+  options.engine = info[1].As<Napi::String>().Utf8Value();
+  options.communicator.rank = info[2].As<Napi::Number>().Int32Value();
+  options.communicator.world_size = info[3].As<Napi::Number>().Int32Value();
+  options.communicator.timeout_seconds = info[4].As<Napi::Number>().DoubleValue();
+  options.communicator.interface = info[5].As<Napi::String>().Utf8Value();
+  options.communicator.device_ordinal = on.options().ordinal;
+  const auto libraries = info[6].As<Napi::Array>();
+  for (uint32_t i = 0; i < libraries.Length(); ++i) {
+    options.libraries.push_back(libraries.Get(i).As<Napi::String>().Utf8Value());
+  }
+  const auto deferred = Napi::Promise::Deferred::New(env);
+  const uint32_t id = ++last_group_;
+  const uint64_t request = wait(env, {deferred, {}, 0, id});
+  auto made = std::make_shared<Group>(id, std::move(options), mailbox_, request);
+  groups_.emplace(id, OpenGroup{info[0].As<Napi::Number>().Uint32Value(), std::move(made), {}});
+  return deferred.Promise();
+}
+
+// connectGroup(group, addresses): Promise<void>
+Napi::Value Environment::connect_group(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  OpenGroup& on = group(info);
+  std::vector<std::string> addresses;
+  const auto list = info[1].As<Napi::Array>();
+  for (uint32_t i = 0; i < list.Length(); ++i) {
+    size_t bytes = 0;
+    const void* data = bytes_of(env, list.Get(i), bytes);
+    addresses.emplace_back(static_cast<const char*>(data), bytes);
+  }
+  const auto deferred = Napi::Promise::Deferred::New(env);
+  on.group->connect(std::move(addresses), wait(env, {deferred, {}}));
+  return deferred.Promise();
+}
+
+// startCollective(group, kind, op, root, count, payload): its number. The payload has the fields of the tensor that is
+// read and of the one that is written, as for run().
+Napi::Value Environment::start_collective(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  OpenGroup& on = group(info);
+  const auto found = engines_.find(on.engine);
+  if (found == engines_.end() || found->second->stopped()) throw error(env, "GRPO_DISPOSED", "A device");
+  Engine& engine = *found->second;
+  const auto payload = info[5].As<Napi::Float64Array>();
+  if (payload.ElementLength() < 2 * kTensorFields) {
+    throw error(env, "GRPO_INVALID_ARGUMENT", "a collective: too few arguments");
+  }
+  QueuedCollective queued;
+  queued.group = on.group;
+  queued.in = read_tensor(env, engine, payload.Data(), "a collective");
+  queued.out = read_tensor(env, engine, payload.Data() + kTensorFields, "a collective");
+  queued.collective = std::make_shared<Collective>();
+  CollectiveCall& call = queued.collective->call;
+  call.kind = static_cast<CollectiveKind>(info[1].As<Napi::Number>().Uint32Value());
+  call.op = static_cast<ReduceOp>(info[2].As<Napi::Number>().Uint32Value());
+  call.root = info[3].As<Napi::Number>().Uint32Value();
+  call.count = static_cast<uint64_t>(info[4].As<Napi::Number>().Int64Value());
+  call.dtype = static_cast<uint32_t>(queued.in.tensor.dtype);
+  call.sequence = on.group->next_sequence();
+  std::erase_if(on.collectives, [](const auto& entry) { return entry.second.expired(); });
+  on.collectives.emplace(call.sequence, queued.collective);
+  const auto sequence = static_cast<double>(call.sequence);
+  engine.start(std::move(queued));
+  return Napi::Number::New(env, sequence);
+}
+
+// waitCollective(group, number)
+Napi::Value Environment::wait_collective(const Napi::CallbackInfo& info) {
+  OpenGroup& on = group(info);
+  const auto known = on.collectives.find(static_cast<uint64_t>(info[1].As<Napi::Number>().Int64Value()));
+  const auto found = engines_.find(on.engine);
+  if (known == on.collectives.end() || found == engines_.end()) return info.Env().Undefined();
+  if (std::shared_ptr<Collective> collective = known->second.lock()) found->second->wait(std::move(collective));
+  return info.Env().Undefined();
+}
+
+// abortGroup(group, reason)
+Napi::Value Environment::abort_group(const Napi::CallbackInfo& info) {
+  group(info).group->abort(info[1].As<Napi::String>().Utf8Value());
+  return info.Env().Undefined();
+}
+
+// groupFailure(group): an error, or null
+Napi::Value Environment::group_failure(const Napi::CallbackInfo& info) {
+  const FailurePtr failure = group(info).group->failure();
+  return failure ? error(info.Env(), failure->code, failure->message).Value() : info.Env().Null();
+}
+
+// groupStatistics(group): { collectives, bytesSent, communicationSeconds, waitSeconds }
+Napi::Value Environment::group_statistics(const Napi::CallbackInfo& info) {
+  const GroupStatistics statistics = group(info).group->statistics();
+  Napi::Object answer = Napi::Object::New(info.Env());
+  answer.Set("collectives", static_cast<double>(statistics.collectives));
+  answer.Set("bytesSent", static_cast<double>(statistics.bytes_sent));
+  answer.Set("communicationSeconds", statistics.communication_seconds);
+  answer.Set("waitSeconds", statistics.wait_seconds);
+  return answer;
+}
+
+// closeGroup(group): Promise<void>
+Napi::Value Environment::close_group(const Napi::CallbackInfo& info) {
+  OpenGroup& on = group(info);
+  const auto deferred = Napi::Promise::Deferred::New(info.Env());
+  on.group->close(wait(info.Env(), {deferred, {}}));
+  return deferred.Promise();
+}
+
+// releaseGroup(group): after it was closed.
+Napi::Value Environment::release_group(const Napi::CallbackInfo& info) {
+  groups_.erase(info[0].As<Napi::Number>().Uint32Value());
   return info.Env().Undefined();
 }
 

@@ -1,6 +1,7 @@
 #include "engine.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdio>
 #include <cstring>
 #include <new>
@@ -35,6 +36,20 @@ bool covers_storage(const TensorArgument& argument) {
   for (int d = 0; d < t.rank; ++d) elements *= t.shape[d];
   const bool contiguous = t.rank == 0 || t.row_stride == t.shape[t.rank - 1];
   return contiguous && static_cast<uint64_t>(elements) * element_bytes(t.dtype) == argument.storage->bytes;
+}
+
+// One past the last byte of the storage that the tensor spans.
+size_t end_of(const TensorArgument& argument) {
+  const grpo_tensor& t = argument.tensor;
+  int64_t rows = 1;
+  for (int d = 0; d + 1 < t.rank; ++d) rows *= t.shape[d];
+  const int64_t columns = t.rank == 0 ? 1 : t.shape[t.rank - 1];
+  const int64_t elements = rows == 0 || columns == 0 ? 0 : (rows - 1) * t.row_stride + columns;
+  return argument.byte_offset + static_cast<size_t>(elements) * element_bytes(t.dtype);
+}
+
+void* address_of(const TensorArgument& argument) {
+  return static_cast<char*>(argument.storage->data) + argument.byte_offset;
 }
 
 }  // namespace
@@ -147,6 +162,16 @@ void Engine::run(std::unique_ptr<Call> call) {
   });
 }
 
+void Engine::start(QueuedCollective queued) {
+  enqueue([this, queued = std::move(queued)] { start_now(queued); });
+}
+
+void Engine::wait(std::shared_ptr<Collective> collective) {
+  enqueue([this, collective = std::move(collective)] {
+    finish_collectives([&](const QueuedCollective& queued) { return queued.collective == collective; });
+  });
+}
+
 void Engine::synchronize(uint64_t request) {
   enqueue(
       [this, request] { post(request, lost_ ? lost_ : failure_of(backend_->synchronize(context_), "synchronize")); },
@@ -160,6 +185,9 @@ grpo_memory Engine::memory() const { return {live_bytes_, reserved_bytes_, peak_
 void Engine::work() {
   if (open()) {
     run_jobs();
+    // Nobody waits for their results any more, but they must not touch memory that is freed.
+    for (const QueuedCollective& queued : in_flight_) queued.group->abort("the device was closed");
+    finish_collectives([](const QueuedCollective&) { return true; });
     for (Storage* storage : allocated_) backend_->release(context_, storage->data);
     backend_->destroy(context_);
   }
@@ -256,12 +284,16 @@ FailurePtr Engine::allocate_now(Storage& storage) {
 }
 
 void Engine::release_now(Storage& storage) {
+  // Also those that use none of its bytes know it.
+  finish_collectives(
+      [&](const QueuedCollective& queued) { return queued.in.storage == &storage || queued.out.storage == &storage; });
   if (allocated_.erase(&storage) == 0) return;
   backend_->release(context_, storage.data);
   publish_memory();
 }
 
 void Engine::write_now(Storage& storage, size_t offset, const void* data, size_t bytes) {
+  wait_for_memory(&storage, offset, offset + bytes);
   if (lost_) storage.failure = lost_;
   if (!storage.data || bytes == 0 || lost_) return;
   const FailurePtr failure =
@@ -270,19 +302,26 @@ void Engine::write_now(Storage& storage, size_t offset, const void* data, size_t
 }
 
 FailurePtr Engine::read_now(Storage& storage, size_t offset, void* to, size_t bytes) {
+  wait_for_memory(&storage, offset, offset + bytes);
   if (lost_) return lost_;
   if (storage.failure || bytes == 0) return storage.failure;
   return failure_of(backend_->download(context_, to, static_cast<const char*>(storage.data) + offset, bytes), "read");
 }
 
 void Engine::run_now(Call& call) {
+  if (!in_flight_.empty()) {
+    for (size_t i = 0; i < call.operation->tensors.size(); ++i) {
+      const TensorArgument& argument = call.tensors[i];
+      if (argument.storage) wait_for_memory(argument.storage, argument.byte_offset, end_of(argument));
+    }
+  }
   FailurePtr failure = check_inputs(call);
   if (!failure) {
     auto* tensors = reinterpret_cast<grpo_tensor*>(call.args);
     for (size_t i = 0; i < call.operation->tensors.size(); ++i) {
       const TensorArgument& argument = call.tensors[i];
       tensors[i] = argument.tensor;
-      if (argument.storage) tensors[i].data = static_cast<char*>(argument.storage->data) + argument.byte_offset;
+      if (argument.storage) tensors[i].data = address_of(argument);
     }
     failure = failure_of(call.operation->call(*backend_, context_, call.args), call.operation->name);
   }
@@ -296,6 +335,59 @@ void Engine::run_now(Call& call) {
       argument.storage->failure = nullptr;
     }
   }
+}
+
+// The group gets plain addresses: the storages stay until the collective has ended (release_now).
+void Engine::start_now(QueuedCollective queued) {
+  for (const TensorArgument* argument : {&queued.in, &queued.out}) {
+    wait_for_memory(argument->storage, argument->byte_offset, end_of(*argument));
+  }
+  FailurePtr failure = lost_;
+  if (!failure) failure = queued.in.storage->failure;
+  if (!failure && !queued.out.storage->data) failure = queued.out.storage->failure;
+  if (!failure) {
+    CollectiveCall& call = queued.collective->call;
+    call.in = address_of(queued.in);
+    call.out = address_of(queued.out);
+    // The group's thread knows nothing of what the device has still to do. A CPU has done it.
+    failure = failure_of(backend_->synchronize(context_), "synchronize");
+  }
+  queued.group->submit(queued.collective, failure);
+  in_flight_.push_back(std::move(queued));
+}
+
+// Waits for the end of a collective and marks what it wrote, or failed to write.
+void Engine::finish(const QueuedCollective& queued) {
+  const FailurePtr failure = queued.group->wait(*queued.collective);
+  Storage& out = *queued.out.storage;
+  if (failure) {
+    out.failure = failure;
+  } else if (covers_storage(queued.out)) {
+    out.failure = nullptr;
+  }
+}
+
+template <class Touches>
+void Engine::finish_collectives(Touches touches) {
+  for (size_t i = 0; i < in_flight_.size();) {
+    if (touches(in_flight_[i])) {
+      finish(in_flight_[i]);
+      in_flight_.erase(in_flight_.begin() + static_cast<std::ptrdiff_t>(i));
+    } else {
+      ++i;
+    }
+  }
+}
+
+// Collectives that use these bytes end first.
+void Engine::wait_for_memory(const Storage* storage, size_t begin, size_t end) {
+  if (in_flight_.empty()) return;
+  finish_collectives([=](const QueuedCollective& queued) {
+    for (const TensorArgument* argument : {&queued.in, &queued.out}) {
+      if (argument->storage == storage && argument->byte_offset < end && begin < end_of(*argument)) return true;
+    }
+    return false;
+  });
 }
 
 // The failure that keeps the operation from running: of a tensor that it reads, or of memory that was never allocated.

@@ -12,6 +12,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "collectives/group.h"
 #include "mailbox.h"
 #include "operations.h"
 #include "storage.h"
@@ -40,6 +41,13 @@ struct Call {
   alignas(grpo_tensor) unsigned char args[kLargestArgs];  // the scalars are in place, the tensors not yet
 };
 
+// A collective, and the tensors that it reads and writes while the engine goes on.
+struct QueuedCollective {
+  std::shared_ptr<Group> group;
+  std::shared_ptr<Collective> collective;
+  TensorArgument in, out;
+};
+
 class Engine {
  public:
   // `request` is settled when the device is open, or could not be opened.
@@ -59,12 +67,17 @@ class Engine {
   // A call to fill in and give to `run`: a used one, or a new one. All but `args` beyond the scalars is stale.
   std::unique_ptr<Call> take_call();
   void run(std::unique_ptr<Call> call);
+  // Hands the tensors to the group when all that was queued before has run.
+  void start(QueuedCollective queued);
+  // What is queued afterwards runs when the collective has ended.
+  void wait(std::shared_ptr<Collective> collective);
   void synchronize(uint64_t request);
   // What the jobs that have run so far left.
   grpo_memory memory() const;
   // No job starts any more; waiting requests fail. The engine posts `ended_engine` when it has freed everything.
   void stop();
   bool stopped() const { return stop_; }
+  const EngineOptions& options() const { return options_; }
 
  private:
   struct Job;
@@ -86,6 +99,11 @@ class Engine {
   void write_now(Storage& storage, size_t offset, const void* data, size_t bytes);
   FailurePtr read_now(Storage& storage, size_t offset, void* to, size_t bytes);
   void run_now(Call& call);
+  void start_now(QueuedCollective queued);
+  void finish(const QueuedCollective& queued);
+  template <class Touches>
+  void finish_collectives(Touches touches);
+  void wait_for_memory(const Storage* storage, size_t begin, size_t end);
   FailurePtr check_inputs(const Call& call) const;
   void publish_memory();
 
@@ -99,9 +117,10 @@ class Engine {
   // Calls are large and made by the thousand a second: memory that one thread takes and another gives back is slow.
   std::vector<std::unique_ptr<Call>> spare_calls_;  // JavaScript thread
 
-  const grpo_backend* backend_ = nullptr;  // engine's thread, as the next four
+  const grpo_backend* backend_ = nullptr;  // engine's thread, as the next five
   grpo_context* context_ = nullptr;
   std::unordered_set<Storage*> allocated_;
+  std::vector<QueuedCollective> in_flight_;  // in the order in which they end
   std::vector<std::unique_ptr<Job>> batch_;  // jobs taken from the queue
   std::vector<std::unique_ptr<Call>> done_;  // calls that have run
   FailurePtr lost_;                          // set once the device can no longer be used

@@ -23,11 +23,14 @@ struct Attempt {
 struct Message {
   uint64_t request = 0;
   FailurePtr failure;  // nullptr: success
-  uint32_t ended_engine = 0;
+  uint32_t ended_engine = 0, ended_group = 0;
   // Answers to "open" and "probe".
   std::string description;
   int device_count = 0;
   std::vector<Attempt> attempts;
+  // The answer to "open group": the address of this rank.
+  bool has_bytes = false;
+  std::string bytes;
 };
 
 class Mailbox : public std::enable_shared_from_this<Mailbox> {

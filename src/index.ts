@@ -9,6 +9,16 @@ export {
   openDevice,
 } from './backend/open-device.js';
 export * from './browser.js';
+export { openProcessGroup } from './distributed/open-process-group.js';
+export type {
+  CollectiveStatistics,
+  PendingCollective,
+  ProcessGroup,
+  ProcessGroupOptions,
+  ReduceOp,
+  Store,
+} from './distributed/process-group.js';
+export { singleProcessGroup } from './distributed/single-process-group.js';
 export { nodeTransport } from './eval/node-transport.js';
 export { ServedModel } from './serve/served-model.js';
 export { ApiServer, type ServerOptions } from './serve/server.js';

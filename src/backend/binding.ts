@@ -17,6 +17,36 @@ export interface Binding {
   synchronize(engine: number): Promise<void>;
   memory(engine: number): { liveBytes: number; reservedBytes: number; peakBytes: number };
   close(engine: number): void;
+
+  /** Without an `address` no group was made. */
+  openGroup(
+    engine: number,
+    kind: string,
+    rank: number,
+    worldSize: number,
+    timeoutSeconds: number,
+    networkInterface: string,
+    libraries: readonly string[],
+  ): Promise<{ group: number; address?: Uint8Array; attempts: BackendAttempt[] }>;
+  /** The addresses of all ranks, in rank order. */
+  connectGroup(group: number, addresses: readonly Uint8Array[]): Promise<void>;
+  /**
+   * Kinds: 0 allReduce, 1 reduceScatter, 2 allGather, 3 broadcast; ops: 0 sum, 1 max, 2 min. `count`: elements of the
+   * smaller tensor. The payload holds the tensors that are read and written, as for `run`. Gives the collective's number.
+   */
+  startCollective(group: number, kind: number, op: number, root: number, count: number, payload: Float64Array): number;
+  waitCollective(group: number, collective: number): void;
+  abortGroup(group: number, reason: string): void;
+  groupFailure(group: number): Error | null;
+  groupStatistics(group: number): {
+    collectives: number;
+    bytesSent: number;
+    communicationSeconds: number;
+    waitSeconds: number;
+  };
+  closeGroup(group: number): Promise<void>;
+  /** After `closeGroup` has settled. */
+  releaseGroup(group: number): void;
 }
 
 export interface OpenAnswer {

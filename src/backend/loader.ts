@@ -29,6 +29,16 @@ export function cudaLibraryPaths(addonPath: string, env: NodeJS.ProcessEnv = pro
   return [...new Set([join(dirname(addonPath), name), join(packageRoot, 'build-cmake/Release', name)])];
 }
 
+/** Where the library that knows Gloo may lie, in the order in which it is looked for. */
+export function glooLibraryPaths(addonPath: string, env: NodeJS.ProcessEnv = process.env): string[] {
+  return env.GRPO_GLOO_LIBRARY ? [env.GRPO_GLOO_LIBRARY] : [join(dirname(addonPath), 'libgrpo_gloo.so')];
+}
+
+/** By what name or path NCCL is looked for. */
+export function ncclLibraryPaths(env: NodeJS.ProcessEnv = process.env): string[] {
+  return [env.GRPO_NCCL_LIBRARY || 'libnccl.so.2'];
+}
+
 export interface LoadedAddon {
   binding: Binding;
   path: string;

@@ -1,4 +1,6 @@
 import {
+  CollectiveError,
+  type CollectiveFailure,
   DeviceLostError,
   DisposedError,
   GrpoError,
@@ -24,7 +26,7 @@ const indexOf = Object.fromEntries(names.map((name, i) => [name, i])) as Record<
 const dtypeCodes = Object.fromEntries(dtypes.map((dtype, i) => [dtype, i])) as Record<DType, number>;
 
 const maxRank = 4;
-const tensorFields = 5 + maxRank;
+export const tensorFields = 5 + maxRank;
 const payloadLength = Math.max(
   ...Object.values(operations).map(
     ({ tensors, scalars }) => Object.keys(tensors).length * tensorFields + scalars.length,
@@ -52,9 +54,46 @@ function makeError(code: string, message: string): Error {
       return new KernelError(message);
     case 'GRPO_DEVICE_LOST':
       return new DeviceLostError(message);
+    case 'GRPO_COLLECTIVE':
+      return collectiveError(message);
     default:
       return new GrpoError(code, message);
   }
+}
+
+/** The addon sends lines of `key=value`, an empty line, and what happened. */
+function collectiveError(message: string): CollectiveError {
+  const end = message.indexOf('\n\n');
+  const lines = message.slice(0, end).split('\n');
+  const { reason, collective, size, ...numbers } = Object.fromEntries(
+    lines.map((line) => line.split(/=(.*)/s).slice(0, 2) as [string, string]),
+  ) as Record<string, string>;
+  const failure = {
+    reason: reason as CollectiveFailure['reason'],
+    collective: collective!,
+    size: size!,
+    rank: Number(numbers.rank),
+    worldSize: Number(numbers.worldSize),
+    sequence: Number(numbers.sequence),
+    peer: numbers.peer === undefined ? undefined : Number(numbers.peer),
+  };
+  return new CollectiveError(failure, message.slice(end + 2));
+}
+
+/** Writes a tensor as the addon reads it, at `at`; gives where the next one goes. */
+export function writeTensor(payload: Float64Array, at: number, tensor: TensorView | null): number {
+  if (tensor) {
+    const { shape } = tensor;
+    payload[at] = tensor.storage;
+    payload[at + 1] = tensor.byteOffset;
+    payload[at + 2] = dtypeCodes[tensor.dtype];
+    payload[at + 3] = shape.length;
+    for (let d = 0; d < maxRank; d++) payload[at + 4 + d] = shape[d] ?? 1;
+    payload[at + 4 + maxRank] = tensor.rowStride;
+  } else {
+    payload[at] = 0;
+  }
+  return at + tensorFields;
 }
 
 /** A device that the addon drives: its kernels run on a thread of their own. */
@@ -73,6 +112,11 @@ export class NativeBackend implements Backend {
   ) {
     this.#binding = binding;
     this.#engine = engine;
+  }
+
+  /** @internal The number by which the addon knows the device. */
+  get engine(): number {
+    return this.#engine;
   }
 
   allocate(bytes: number): number {
@@ -98,20 +142,7 @@ export class NativeBackend implements Backend {
   run(operation: OperationName, tensors: readonly (TensorView | null)[], scalars: readonly number[]): void {
     const payload = this.#payload;
     let at = 0;
-    for (const tensor of tensors) {
-      if (tensor) {
-        const { shape } = tensor;
-        payload[at] = tensor.storage;
-        payload[at + 1] = tensor.byteOffset;
-        payload[at + 2] = dtypeCodes[tensor.dtype];
-        payload[at + 3] = shape.length;
-        for (let d = 0; d < maxRank; d++) payload[at + 4 + d] = shape[d] ?? 1;
-        payload[at + 4 + maxRank] = tensor.rowStride;
-      } else {
-        payload[at] = 0;
-      }
-      at += tensorFields;
-    }
+    for (const tensor of tensors) at = writeTensor(payload, at, tensor);
     for (const scalar of scalars) payload[at++] = scalar;
     this.#binding.run(this.#engine, indexOf[operation], payload);
   }
