@@ -16,10 +16,14 @@
 #include <net/if.h>
 
 #include <chrono>
+#include <condition_variable>
 #include <cstdio>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
+#include <thread>
+#include <utility>
 
 #include "communicator.h"
 #include "reduce.h"
@@ -32,10 +36,13 @@ using Clock = std::chrono::steady_clock;
 using Milliseconds = std::chrono::milliseconds;
 
 // Messages between two ranks with the same slot keep their order.
-enum Slot : uint64_t { kHeaderSlot = 1, kReduceSlot, kGatherSlot };
+enum Slot : uint64_t { kHeaderSlot = 1, kReduceSlot, kGatherSlot, kWatchSlot };
 
 // Parts to reduce travel in pieces of this size: the next one arrives while one is added up.
 constexpr size_t kPieceBytes = size_t{1} << 20;
+
+// How often it is checked whether all peers are still there.
+constexpr Milliseconds kWatchInterval{100};
 
 struct Header {
   uint64_t sequence, count;
@@ -62,10 +69,10 @@ class Mesh : public gloo::Context {
  public:
   Mesh(int rank, int size, Milliseconds timeout, std::shared_ptr<gloo::transport::Device> device)
       : gloo::Context(rank, size) {
-    setTimeout(timeout);
     device_ = std::move(device);
     transportContext_ = device_->createContext(rank, size);
-    transportContext_->setTimeout(timeout);
+    // Pairs use it for connecting alone, and wait five times as long.
+    transportContext_->setTimeout(std::max(Milliseconds(1), timeout / 5));
     for (int peer = 0; peer < size; ++peer) {
       if (peer != rank) transportContext_->createPair(peer);
     }
@@ -98,7 +105,10 @@ class GlooCommunicator final : public Communicator {
     mesh_ = std::make_unique<Mesh>(rank_, size_, timeout_, open_device(options.interface));
   }
 
-  ~GlooCommunicator() override { abort(); }
+  ~GlooCommunicator() override {
+    abort();
+    if (watcher_.joinable()) watcher_.join();
+  }
 
   // For each rank the address that its pair connects to: a length, then the bytes.
   std::string address() override {
@@ -120,6 +130,12 @@ class GlooCommunicator final : public Communicator {
         const std::vector<char> to = address_in(addresses[peer], peer);
         blaming(peer, [&] { mesh_->getPair(peer)->connect(to); });
       }
+      for (int peer = 0; peer < size_; ++peer) {
+        if (peer == rank_) continue;
+        watched_.emplace_back(peer, mesh_->createUnboundBuffer(&nothing_, sizeof nothing_));
+        blaming(peer, [&] { watched_.back().second->recv(peer, kWatchSlot, 0, sizeof nothing_); });
+      }
+      watcher_ = std::thread([this] { watch(); });
     });
   }
 
@@ -149,10 +165,8 @@ class GlooCommunicator final : public Communicator {
     std::lock_guard<std::mutex> lock(mutex_);
     if (aborted_) return;
     aborted_ = true;
-    for (gloo::transport::UnboundBuffer* buffer : active_) {
-      buffer->abortWaitRecv();
-      buffer->abortWaitSend();
-    }
+    stop_watching_.notify_all();
+    end_waits();
     // Also wakes a thread that waits for a connection.
     mesh_->closeConnections();
   }
@@ -167,7 +181,7 @@ class GlooCommunicator final : public Communicator {
     Buffer(GlooCommunicator& owner, const void* data, size_t bytes)
         : owner_(owner), buffer_(owner.mesh_->createUnboundBuffer(const_cast<void*>(data), bytes)) {
       std::lock_guard<std::mutex> lock(owner_.mutex_);
-      if (owner_.aborted_) fail("aborted", -1, "the group was aborted");
+      owner_.check_alive();
       owner_.active_.insert(buffer_.get());
     }
     ~Buffer() {
@@ -200,7 +214,9 @@ class GlooCommunicator final : public Communicator {
     void wait(Wait wait) {
       owner_.blaming(peer_, [&] {
         const auto left = std::chrono::duration_cast<Milliseconds>(owner_.deadline_ - Clock::now());
-        if (!wait(std::max(left, Milliseconds(1)))) fail("aborted", -1, "the group was aborted");
+        if (wait(std::max(left, Milliseconds(1)))) return;
+        std::lock_guard<std::mutex> lock(owner_.mutex_);
+        owner_.check_alive();
       });
     }
 
@@ -245,17 +261,55 @@ class GlooCommunicator final : public Communicator {
     } catch (const gloo::Exception& error) {
       {
         std::lock_guard<std::mutex> lock(mutex_);
-        if (aborted_) fail("aborted", -1, "the group was aborted");
+        check_alive();
       }
-      const std::string who = "rank " + std::to_string(peer);
-      if (Clock::now() >= deadline_ - Milliseconds(1)) {
-        const double seconds = std::chrono::duration<double>(timeout_).count();
-        char text[64];
-        std::snprintf(text, sizeof text, "%.3g seconds", seconds);
-        fail("timeout", peer, who + " did not answer within " + text);
-      }
-      fail("peer", peer, who + " is gone (" + without_source(error.what()) + ")");
+      if (Clock::now() < deadline_ - Milliseconds(1)) throw Failed{gone(peer, error)};
+      char text[96];
+      std::snprintf(text, sizeof text, "rank %d did not answer within %.3g seconds", peer,
+                    std::chrono::duration<double>(timeout_).count());
+      fail("timeout", peer, text);
     }
+  }
+
+  // A rank waits for one peer at a time; that another one has died, or has given up, is found out here. Nobody ever
+  // sends what the watched buffers wait for, and the wait that is aborted before it begins only tells whether the
+  // connection has failed.
+  void watch() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (!stop_watching_.wait_for(lock, kWatchInterval, [this] { return aborted_; })) {
+      lock.unlock();
+      std::optional<Outcome> found;
+      for (auto& [peer, buffer] : watched_) {
+        try {
+          buffer->abortWaitRecv();
+          buffer->waitRecv(nullptr, Milliseconds(1));
+        } catch (const gloo::Exception& error) {
+          found = gone(peer, error);
+          break;
+        }
+      }
+      lock.lock();
+      if (!found) continue;
+      lost_ = found;
+      end_waits();
+      return;
+    }
+  }
+
+  // The next two: under the mutex.
+  void end_waits() {
+    for (gloo::transport::UnboundBuffer* buffer : active_) {
+      buffer->abortWaitRecv();
+      buffer->abortWaitSend();
+    }
+  }
+  void check_alive() {
+    if (lost_) throw Failed{*lost_};
+    if (aborted_) fail("aborted", -1, "the group was aborted");
+  }
+
+  static Outcome gone(int peer, const gloo::Exception& error) {
+    return {"peer", peer, "rank " + std::to_string(peer) + " is gone (" + without_source(error.what()) + ")"};
   }
 
   std::vector<char> address_in(const std::string& all, int peer) const {
@@ -416,9 +470,15 @@ class GlooCommunicator final : public Communicator {
   Clock::time_point deadline_;
   uint64_t bytes_sent_ = 0;
 
-  std::mutex mutex_;  // of the next two
+  std::mutex mutex_;  // of the next four
   bool aborted_ = false;
+  std::optional<Outcome> lost_;  // a peer that is gone
   std::set<gloo::transport::UnboundBuffer*> active_;
+  std::condition_variable stop_watching_;
+
+  char nothing_ = 0;
+  std::vector<std::pair<int, std::unique_ptr<gloo::transport::UnboundBuffer>>> watched_;
+  std::thread watcher_;
 };
 
 }  // namespace

@@ -122,6 +122,167 @@ const scenarios = {
     await report({ checked, liveTensors, collectives, sent: bytesSent > 0 });
   },
 
+  /** Ranks come late by turns; values of any length; order of later operations; memory given back early. */
+  async ordinaryUse() {
+    const { device, group } = await open();
+    for (let late = 0; late < worldSize; late++) {
+      if (late === rank) await sleep(300);
+      const x = device.tensor(values(1000), [1000]);
+      const y = device.empty([1000]);
+      group.allReduce(x);
+      // No wait: what is queued later sees the sums all the same.
+      device.run('add', { a: x, b: x, out: y, alpha: 1, beta: 0 });
+      device.run('fill', { out: x, value: 0 });
+      x.dispose();
+      await expectValues('a copy', y, (i) => ranks.reduce((total, r) => total + value(r, i), 0));
+      y.dispose();
+    }
+    const gathered = await group.allGatherValues({ rank, text: 'ä'.repeat(rank * 50), none: null });
+    await group.close();
+    await report({ gathered, liveTensors: device.memory().liveTensors, failure: group.failure });
+    device.close();
+  },
+
+  /** The bits of sums of arbitrary numbers, formed in different ways. */
+  async bits() {
+    const { device, group } = await open();
+    const count = 4096 * worldSize;
+    const mixed = (r, i) => Math.fround(Math.sin(i * 12.9898 + r * 78.233) * 10 ** ((i % 9) - 4));
+    const fresh = () =>
+      device.tensor(
+        Float32Array.from({ length: count }, (_, i) => mixed(rank, i)),
+        [count],
+      );
+    const ordered = Float32Array.from({ length: count }, (_, i) =>
+      ranks.slice(1).reduce((sum, r) => Math.fround(sum + mixed(r, i)), mixed(0, i)),
+    );
+    const whole = fresh();
+    group.allReduce(whole);
+    const pieces = fresh();
+    for (let begin = 0; begin < count; begin += 999) {
+      group.allReduce(pieces.view([Math.min(999, count - begin)], begin));
+    }
+    const scattered = fresh();
+    const own = scattered.view([4096], rank * 4096);
+    group.reduceScatter(scattered, own);
+    group.allGather(own, scattered);
+    const hex = async (tensor) => Buffer.from(await tensor.readBytes()).toString('base64');
+    const expected = Buffer.from(ordered.buffer).toString('base64');
+    const ways = { whole: await hex(whole), pieces: await hex(pieces), scattered: await hex(scattered) };
+    await group.close();
+    await report(Object.fromEntries(Object.entries(ways).map(([way, bytes]) => [way, bytes === expected])));
+    device.close();
+  },
+
+  /** Rank 1 calls something else than the others. */
+  async mismatch() {
+    const { device, group } = await open();
+    const { kind, count = 10, dtype = 'f32', op = 'sum', root = 0 } = argument[rank === 1 ? 1 : 0];
+    const x = device.zeros([count], dtype);
+    const wide = device.zeros([count * worldSize], dtype);
+    if (kind === 'allReduce') group.allReduce(x, { op });
+    if (kind === 'reduceScatter') group.reduceScatter(wide, x);
+    if (kind === 'allGather') group.allGather(x, wide);
+    if (kind === 'broadcast') group.broadcast(x, root);
+    const first = kind === 'close' ? await failureOf(group.close()) : await failureOf(x.read());
+    await report(first);
+    device.close();
+  },
+
+  /** Rank 1 dies or stops (`argument.signal`) in the middle of many large collectives; the others go on. */
+  async lostPeer() {
+    const { device, group } = await open({ timeoutSeconds: argument.timeoutSeconds });
+    const x = device.zeros([1_000_000]);
+    const y = device.zeros([1_000_000]);
+    await group.barrier();
+    for (let i = 0; i < 400; i++) group.allReduce(x);
+    device.run('copy', { in: x, out: y });
+    if (rank === 1) {
+      await sleep(200);
+      process.kill(process.pid, argument.signal);
+      await sleep(60_000);
+    }
+    const first = await failureOf(y.read());
+    const later = device.zeros([1]);
+    group.allReduce(later);
+    const second = await failureOf(later.read());
+    const known = { failed: group.failure?.message === first.message };
+    const closed = await failureOf(group.close());
+    await report({ first, second, ...known, closed });
+    device.close();
+  },
+
+  /** Rank 1 dies after it gave its address, before it connects. */
+  async diesBeforeConnecting() {
+    const brief = { ...store, get: rank === 1 ? () => process.kill(process.pid, 'SIGKILL') : store.get };
+    await report(await failureOf(open({ store: brief, timeoutSeconds: 3 })));
+  },
+
+  /** Rank 0 never comes; rank 1 is told to give up. */
+  async abort() {
+    const { device, group } = await open();
+    const x = device.zeros([1000]);
+    if (rank === 0) {
+      // Its own connections are closed by the others; it has nothing in progress.
+      await new Promise((resolve) => process.once('message', resolve));
+      process.exit(0);
+    }
+    group.allReduce(x);
+    if (rank === 1) setTimeout(() => group.abort('rank 0 stopped answering'), 300);
+    await report({ first: await failureOf(x.read()), live: group.failure?.reason });
+    device.close();
+  },
+
+  /** Rank 1 has no values to send: the memory for them could not be had. */
+  async failedInput() {
+    const { device, group } = await open();
+    const x = rank === 1 ? device.empty([2 ** 45]).view([1000]) : device.zeros([1000]);
+    group.allReduce(x);
+    await report(await failureOf(x.read()));
+    device.close();
+  },
+
+  /** Ends while a collective waits for rank 0, which does nothing. */
+  async exitInFlight() {
+    if (argument.how === 'worker' && rank !== 0) {
+      const { Worker } = await import('node:worker_threads');
+      const channel = store;
+      const worker = new Worker(new URL('./collective-worker.mjs', import.meta.url), {
+        workerData: { rank, worldSize },
+      });
+      worker.on('message', async (message) => {
+        if (message.set) await channel.set(message.set, message.value);
+        if (message.get) worker.postMessage({ key: message.get, value: await channel.get(message.get) });
+        if (message.waiting) {
+          await worker.terminate();
+          await report('terminated');
+        }
+      });
+      await new Promise((resolve) => worker.once('exit', resolve));
+      return;
+    }
+    const { device, group } = await open();
+    if (rank === 0) {
+      await new Promise((resolve) => process.once('message', resolve));
+      process.exit(0);
+    }
+    const x = device.zeros([1000]);
+    group.allReduce(x);
+    x.read().catch(() => {});
+    if (argument.how === 'end') {
+      const y = device.zeros([1000]);
+      group.allReduce(y);
+    }
+    await sleep(200);
+    await report('waiting');
+    if (argument.how === 'exit') process.exit(5);
+    if (argument.how === 'throw') throw new Error('on purpose');
+    if (argument.how === 'close device') {
+      device.close();
+      await report('closed');
+    }
+  },
+
   /** Time and bytes of all-reduces of one size. */
   async bandwidth() {
     const { device, group } = await open();
