@@ -52,6 +52,8 @@ export interface TapeOptions {
   checkpoint?: boolean;
   /** dtype of activations and their gradients. Default f32. */
   dtype?: DType;
+  /** Called by `backward` with the label of each `milestone` that it passes. */
+  onMilestone?: ((label: string) => void) | null;
 }
 
 /**
@@ -67,7 +69,7 @@ export class Tape {
 
   constructor(device: Device, options: TapeOptions) {
     this.device = device;
-    this.#options = { checkpoint: false, dtype: 'f32', ...options };
+    this.#options = { checkpoint: false, dtype: 'f32', onMilestone: null, ...options };
   }
 
   get recording(): boolean {
@@ -240,6 +242,12 @@ export class Tape {
         again.dispose();
       }
     });
+  }
+
+  /** Marks a point: `backward` reports the label when it has queued the gradients of all that comes later on the tape. */
+  milestone(label: string): void {
+    const { onMilestone } = this.#options;
+    if (onMilestone) this.#push([], [], () => onMilestone(label));
   }
 
   // ---- backward -----------------------------------------------------------------------------------------------------

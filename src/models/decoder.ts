@@ -58,6 +58,19 @@ export function parameterSpecs(config: ModelConfig): ParameterSpec[] {
   return specs;
 }
 
+/**
+ * How the names of parameters begin, in the order in which a backward pass has done with them: the milestones that the
+ * decoder leaves on the tape. The head is done before anything else, unless it is the embedding.
+ */
+export function gradientOrder(config: ModelConfig): string[] {
+  const layers = Array.from({ length: config.numHiddenLayers }, (_, i) => `${names(i).layer}.`);
+  const head = config.tieWordEmbeddings ? [] : ['lm_head.'];
+  return [...head, normPrefix, ...layers.reverse(), embeddingPrefix];
+}
+
+const normPrefix = 'model.norm.';
+const embeddingPrefix = 'model.embed_tokens.';
+
 const projections = { qkv: ['q_proj', 'k_proj', 'v_proj'], gateUp: ['gate_proj', 'up_proj'] } as const;
 
 function names(index: number) {
@@ -107,8 +120,10 @@ export class Decoder {
 
   /** ids and positions [N] -> the last layer's output [N,H], before the final norm. */
   forward(tape: Tape, ids: Tensor, positions: Tensor, attend: Attend): Variable {
+    tape.milestone(embeddingPrefix);
     let x = tape.embedding(this.#embedding, ids);
     for (let i = 0; i < this.#layers.length; i++) {
+      tape.milestone(`${names(i).layer}.`);
       x = tape.block((inner, input) => this.#layer(inner, i, input, positions, attend), x);
     }
     return x;
@@ -116,6 +131,7 @@ export class Decoder {
 
   /** What the head is applied to. */
   finalNorm(tape: Tape, x: Variable): Variable {
+    tape.milestone(normPrefix);
     return tape.rmsNorm(x, this.#norm, this.config.rmsNormEps);
   }
 

@@ -83,6 +83,12 @@ export class Parameters implements Iterable<Parameter> {
     return this.#entry(name);
   }
 
+  /** Where the parameters whose names begin like this lie in the flat tensors, in the order in which they lie there. */
+  groupsOf(prefix: string): ParameterGroup[] {
+    const entries = [...this.#entries.values()].filter(({ name }) => name.startsWith(prefix));
+    return entries.map(({ offset, count }) => ({ offset, count }));
+  }
+
   /** Several parameters that lie one after another and have rows of one length, as one: [sum of rows, columns]. */
   span(names: readonly string[]): Parameter {
     const key = names.join('+');

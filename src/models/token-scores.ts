@@ -20,6 +20,12 @@ export interface ScoreOptions {
   entropy?: boolean;
   /** Most bytes of logits at a time. Default 256 MiB. */
   workspaceBytes?: number;
+  /**
+   * Called during `backward` whenever the gradients of some parameters are complete, with how their names begin; in the
+   * order of `gradientOrder`, with those of the head (`lm_head.`, unless it is the embedding) first. For exchanging them
+   * with other processes while backward goes on.
+   */
+  onGradients?: ((prefix: string) => void) | null;
 }
 
 /**
@@ -70,10 +76,10 @@ export class TokenScores {
     this.#decoder = decoder;
     this.#options = checkOptions(options);
     const batch = pack(sequences, decoder.config);
-    const { gradients, gradientCheckpointing } = this.#options;
+    const { gradients, gradientCheckpointing, onGradients: onMilestone } = this.#options;
     const count = batch.targets.length;
     this.sequenceOffsets = batch.sequenceOffsets;
-    this.#tape = new Tape(device, { record: gradients, checkpoint: gradientCheckpointing });
+    this.#tape = new Tape(device, { record: gradients, checkpoint: gradientCheckpointing, onMilestone });
     try {
       this.logProbs = this.#scope.track(device.empty([count]));
       this.logSumExp = this.#scope.track(device.empty([count]));
@@ -116,6 +122,7 @@ export class TokenScores {
         softcap: 0,
         workspaceBytes,
       });
+      if (!this.#decoder.config.tieWordEmbeddings) this.#options.onGradients?.('lm_head.');
       this.#tape.backward(hidden, gradHidden);
     } finally {
       gradHidden.dispose();
@@ -176,8 +183,8 @@ function checkOptions(options: ScoreOptions): Required<ScoreOptions> {
     throw new InvalidArgumentError('temperature', 'a positive number', temperature);
   }
   if (!(workspaceBytes > 0)) throw new InvalidArgumentError('workspaceBytes', 'a positive number', workspaceBytes);
-  const { gradients = false, gradientCheckpointing = false, entropy = false } = options;
-  return { temperature, workspaceBytes, gradients, gradientCheckpointing, entropy };
+  const { gradients = false, gradientCheckpointing = false, entropy = false, onGradients = null } = options;
+  return { temperature, workspaceBytes, gradients, gradientCheckpointing, entropy, onGradients };
 }
 
 function pack(
