@@ -2,7 +2,11 @@
 // store by which the ranks find each other, and gets the reports.
 import process from 'node:process';
 import { openDevice } from '../../../dist/backend/open-device.js';
+import { GradientBuckets } from '../../../dist/distributed/gradient-buckets.js';
 import { openProcessGroup } from '../../../dist/distributed/open-process-group.js';
+import { CausalLM } from '../../../dist/models/causal-lm.js';
+import { gradientOrder } from '../../../dist/models/decoder.js';
+import { Tokenizer } from '../../../dist/text/tokenizer.js';
 
 const [scenario, rankText, worldText, argumentText] = process.argv.slice(2);
 const rank = Number(rankText);
@@ -61,6 +65,16 @@ const failureOf = async (promise) => {
 const period = 13;
 const value = (rank, i) => ((i * 7 + rank * 3) % period) - 6;
 const values = (count) => Float32Array.from({ length: count }, (_, i) => value(rank, i));
+const shape = {
+  hiddenSize: 32,
+  intermediateSize: 64,
+  numHiddenLayers: 3,
+  numAttentionHeads: 4,
+  numKeyValueHeads: 2,
+  maxPositionEmbeddings: 128,
+  tieWordEmbeddings: true,
+  initializerRange: 0.2,
+};
 const ranks = Array.from({ length: worldSize }, (_, r) => r);
 
 /** Throws when a tensor differs from what it should hold: a function of the element's number that repeats itself. */
@@ -69,6 +83,15 @@ const expectValues = async (what, tensor, expected) => {
   const table = Array.from({ length: period }, (_, i) => expected(i));
   for (let i = 0; i < got.length; i++) {
     if (got[i] !== table[i % period]) throw new Error(`${what}: element ${i} is ${got[i]}, not ${table[i % period]}`);
+  }
+};
+
+/** How many collectives have ended, once no more end by themselves. */
+const endedCollectives = async (group) => {
+  for (let last = -1; ; await sleep(300)) {
+    const { collectives } = group.statistics();
+    if (collectives === last) return last;
+    last = collectives;
   }
 };
 
@@ -174,6 +197,46 @@ const scenarios = {
     device.close();
   },
 
+  /** Gradients of a small model, each rank with sequences of its own: in buckets, and in one piece. */
+  async buckets() {
+    const { device, group } = await open();
+    const options = { device, seed: 1 };
+    const policy = CausalLM.create(shape, Tokenizer.fromCharacters('0123456789abcdefghij'), options);
+    const { parameters } = policy;
+    parameters.enableGradients();
+    const sequences = [{ promptIds: [2 + rank, 3], completionIds: [4, 5 + rank, 6].slice(0, 2 + rank) }];
+    const order = gradientOrder(policy.config);
+    const backward = (onGradients) => {
+      parameters.zeroGradients();
+      const scores = policy.score(sequences, { gradients: true, onGradients });
+      const ones = device.tensor(new Float32Array(scores.logProbs.size).fill(1), [scores.logProbs.size]);
+      scores.backward(ones);
+      ones.dispose();
+      scores.dispose();
+    };
+    backward();
+    group.allReduce(parameters.gradients);
+    const whole = await parameters.gradients.read();
+    const result = {};
+    for (const mode of ['all-reduce', 'reduce-scatter']) {
+      const buckets = new GradientBuckets(group, parameters, order, { mode, bucketBytes: 4096 });
+      const before = await endedCollectives(group);
+      backward((prefix) => buckets.complete(prefix));
+      if (mode === 'all-reduce') result.early = (await endedCollectives(group)) - before;
+      buckets.finish();
+      const got = await parameters.gradients.read();
+      const mine = buckets.shards.flatMap(({ offset, count }) => Array.from({ length: count }, (_, i) => offset + i));
+      const all = await group.allGatherValues(mine.length);
+      const complete = all.reduce((sum, n) => sum + n, 0) >= parameters.count;
+      result[mode === 'all-reduce' ? 'allReduce' : 'reduceScatter'] =
+        complete && mine.every((i) => Object.is(got[i], whole[i]));
+    }
+    await group.close();
+    policy.dispose();
+    await report(result);
+    device.close();
+  },
+
   /** Rank 1 calls something else than the others. */
   async mismatch() {
     const { device, group } = await open();
@@ -184,8 +247,8 @@ const scenarios = {
     if (kind === 'reduceScatter') group.reduceScatter(wide, x);
     if (kind === 'allGather') group.allGather(x, wide);
     if (kind === 'broadcast') group.broadcast(x, root);
-    const first = kind === 'close' ? await failureOf(group.close()) : await failureOf(x.read());
-    await report(first);
+    const written = kind === 'allGather' ? wide : x;
+    await report(await failureOf(kind === 'close' ? group.close() : written.read()));
     device.close();
   },
 
@@ -281,24 +344,6 @@ const scenarios = {
       device.close();
       await report('closed');
     }
-  },
-
-  /** Time and bytes of all-reduces of one size. */
-  async bandwidth() {
-    const { device, group } = await open();
-    const x = device.zeros([argument.count]);
-    const times = [];
-    for (let i = 0; i < argument.repeats; i++) {
-      await group.barrier();
-      const start = performance.now();
-      group.allReduce(x);
-      await device.synchronize();
-      await x.view([1]).read();
-      times.push(performance.now() - start);
-    }
-    await group.close();
-    device.close();
-    await report({ times });
   },
 };
 
