@@ -296,6 +296,31 @@ const scenarios = {
     device.close();
   },
 
+  /** Values of all ranks. */
+  async gatherValues() {
+    const { device, group } = await open();
+    const gathered = await group.allGatherValues([rank, 'é'.repeat(rank * 99)]);
+    await group.close();
+    device.close();
+    await report({ gathered });
+  },
+
+  /** Rank 1 never joins the collective, which is aborted after `argument.abortAfter` milliseconds if that is given. */
+  async lateRank() {
+    const { device, group } = await open({ timeoutSeconds: argument.timeoutSeconds });
+    if (rank === 1) return group.abort('it has nothing to do');
+    const x = device.zeros([1000]);
+    group.allReduce(x);
+    if (argument.abortAfter) setTimeout(() => group.abort('it takes too long'), argument.abortAfter);
+    await report(await failureOf(x.read()));
+    device.close();
+  },
+
+  /** Only opens the group. */
+  async opening() {
+    await report(await failureOf(open()));
+  },
+
   /** Rank 1 has no values to send: the memory for them could not be had. */
   async failedInput() {
     const { device, group } = await open();
