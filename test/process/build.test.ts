@@ -6,7 +6,8 @@ import { describe, expect, test } from 'vitest';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const read = (path: string) => readFileSync(join(root, path), 'utf8');
-const { sources, defines, cflags } = JSON.parse(read('native/sources.json')) as Record<string, string[]>;
+const lists = JSON.parse(read('native/sources.json')) as Record<string, string[]>;
+const { sources, glooSources, defines } = lists;
 
 /** The object file of a source, from whichever build the machine has. */
 function objectFile(source: string): string {
@@ -19,30 +20,31 @@ function objectFile(source: string): string {
 
 describe('native/sources.json', () => {
   test('names files that exist', () => {
-    expect(sources!.filter((path) => !existsSync(join(root, path)))).toEqual([]);
+    expect([...sources!, ...glooSources!].filter((path) => !existsSync(join(root, path)))).toEqual([]);
   });
 
   test('is the only place with sources, macros and flags: neither build file repeats one', () => {
     for (const buildFile of ['binding.gyp', 'CMakeLists.txt']) {
       const text = read(buildFile);
       expect(text).toContain('native/sources.json');
-      for (const entry of [...sources!, ...defines!]) expect(text, `${entry} in ${buildFile}`).not.toContain(entry);
+      for (const entry of [...sources!, ...glooSources!, ...defines!])
+        expect(text, `${entry} in ${buildFile}`).not.toContain(entry);
     }
   });
 
   test('is what node-gyp reads', () => {
-    for (const key of ['sources', 'defines', 'cflags']) {
+    for (const key of Object.keys(lists)) {
       const expression = new RegExp(
         `<!@\\(node -p \\\\"(require\\('\\./native/sources\\.json'\\)\\.${key}\\.join\\(' '\\))`,
       );
       const program = expression.exec(read('binding.gyp'))?.[1];
       const printed = execFileSync(process.execPath, ['-p', program!], { cwd: root, encoding: 'utf8' });
-      expect(printed.trim().split(' ')).toEqual({ sources, defines, cflags }[key]);
+      expect(printed.trim().split(' ')).toEqual(lists[key]);
     }
   });
 
   test('is what CMake reads', () => {
-    for (const key of ['sources', 'defines', 'cflags']) expect(read('CMakeLists.txt')).toMatch(`read_list(${key} `);
+    for (const key of Object.keys(lists)) expect(read('CMakeLists.txt')).toMatch(`read_list(${key} `);
   });
 });
 
