@@ -66,7 +66,7 @@ export interface CollectiveFailure {
   peer: number | undefined;
   /** allReduce, reduceScatter, allGather, broadcast, connect or close. */
   collective: string;
-  /** Which collective of the group it was, from 1. */
+  /** Which collective of the group it was, from 1; 0 for connect and close. */
   sequence: number;
   /** Elements and dtype of the tensor that the others are compared with. */
   size: string;
@@ -84,7 +84,7 @@ export class CollectiveError extends GrpoError implements CollectiveFailure {
 
   constructor(failure: CollectiveFailure, detail: string) {
     const { collective, sequence, size, rank, worldSize } = failure;
-    const what = `${collective} ${sequence}${size ? ` (${size})` : ''}`;
+    const what = `${collective}${sequence ? ` ${sequence}` : ''}${size ? ` (${size})` : ''}`;
     super('GRPO_COLLECTIVE', `${what} on rank ${rank} of ${worldSize}: ${detail}`);
     Object.assign(this, failure);
   }

@@ -6,6 +6,8 @@
 // Each call begins with an exchange of headers, so that ranks which call different things get an error and do not hang
 // or mix up memory.
 
+#include <dirent.h>
+#include <fcntl.h>
 #include <gloo/common/error.h>
 #include <gloo/context.h>
 #include <gloo/transport/context.h>
@@ -14,10 +16,12 @@
 #include <gloo/transport/tcp/device.h>
 #include <gloo/transport/unbound_buffer.h>
 #include <net/if.h>
+#include <sys/stat.h>
 
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -56,8 +60,8 @@ const char* const kOps[] = {"sum", "max", "min"};
 
 std::string describe(const Header& h) {
   if (h.kind >= std::size(kNames) || h.dtype >= std::size(kDTypes) || h.op >= std::size(kOps)) return "something else";
+  if (h.kind == uint32_t(CollectiveKind::kClose)) return "close";
   std::string text = std::string(kNames[h.kind]) + " " + std::to_string(h.sequence);
-  if (h.kind == uint32_t(CollectiveKind::kClose)) return text;
   text += " of " + std::to_string(h.count) + " " + kDTypes[h.dtype];
   if (h.kind == uint32_t(CollectiveKind::kAllReduce)) text += std::string(" (") + kOps[h.op] + ")";
   if (h.kind == uint32_t(CollectiveKind::kBroadcast)) text += " from rank " + std::to_string(h.root);
@@ -78,6 +82,27 @@ class Mesh : public gloo::Context {
     }
   }
 };
+
+// The numbers of the process's open files.
+std::set<int> open_files() {
+  std::set<int> files;
+  if (DIR* folder = opendir("/proc/self/fd")) {
+    while (const dirent* entry = readdir(folder)) files.insert(std::atoi(entry->d_name));
+    closedir(folder);
+  }
+  return files;
+}
+
+// Gloo lets the children of the process inherit its sockets, which would then outlive it, and the other ranks would not
+// notice its death.
+void keep_from_children(const std::set<int>& files_before) {
+  for (const int file : open_files()) {
+    struct stat what;
+    if (files_before.contains(file) || fstat(file, &what) != 0 || !S_ISSOCK(what.st_mode)) continue;
+    const int flags = fcntl(file, F_GETFD);
+    if (flags >= 0) fcntl(file, F_SETFD, flags | FD_CLOEXEC);
+  }
+}
 
 struct Failed {
   Outcome outcome;
@@ -103,6 +128,7 @@ class GlooCommunicator final : public Communicator {
         size_(options.world_size),
         timeout_(Milliseconds(std::max<int64_t>(1, static_cast<int64_t>(options.timeout_seconds * 1000)))) {
     mesh_ = std::make_unique<Mesh>(rank_, size_, timeout_, open_device(options.interface));
+    keep_from_children(files_before_);
   }
 
   ~GlooCommunicator() override {
@@ -130,6 +156,7 @@ class GlooCommunicator final : public Communicator {
         const std::vector<char> to = address_in(addresses[peer], peer);
         blaming(peer, [&] { mesh_->getPair(peer)->connect(to); });
       }
+      keep_from_children(files_before_);
       for (int peer = 0; peer < size_; ++peer) {
         if (peer == rank_) continue;
         watched_.emplace_back(peer, mesh_->createUnboundBuffer(&nothing_, sizeof nothing_));
@@ -464,6 +491,7 @@ class GlooCommunicator final : public Communicator {
     buffer.wait_sent();
   }
 
+  const std::set<int> files_before_ = open_files();
   const int rank_, size_;
   const Milliseconds timeout_;
   std::unique_ptr<Mesh> mesh_;

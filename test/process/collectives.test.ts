@@ -67,6 +67,20 @@ describe.skipIf(!hasGloo)('collectives', () => {
   });
 });
 
+describe.skipIf(!hasGloo)('collectives', () => {
+  test('go on through signals, and when a rank was stopped for a while', async () => {
+    const ended = await runRanks('signals', 2, {
+      onReport: (rank, report, children) => {
+        if (rank !== 1 || report !== 'running') return;
+        const signals = ['SIGUSR2', 'SIGSTOP', 'SIGCONT', 'SIGUSR2', 'SIGSTOP', 'SIGCONT', 'SIGUSR2'] as const;
+        for (const [i, signal] of signals.entries()) setTimeout(() => children[1]!.kill(signal), 50 * i);
+      },
+    });
+    expect(ended[0]).toMatchObject({ code: 0, stderr: '' });
+    expect(ended[1]).toMatchObject({ code: 0, stderr: '', reports: ['running', { signalled: true }] });
+  });
+});
+
 describe.skipIf(!hasGloo)('ranks that call different things get an error that says what', () => {
   test.each([
     ['sizes', { kind: 'allReduce' }, { kind: 'allReduce', count: 11 }, 'allReduce 1 of 11 f32 (sum)'],
@@ -106,6 +120,19 @@ describe.skipIf(!hasGloo)('a rank that is lost in the middle of a collective', (
     }
   }, 60_000);
 
+  test('is noticed at once though a child of it lives on', async () => {
+    let child = 0;
+    const ended = await runRanks('childOutlives', 2, {
+      onReport: (rank, report) => {
+        if (rank === 1) child = report as number;
+      },
+    });
+    expect(ended[1]!.signal).toBe('SIGKILL');
+    expect(first(ended, 0)).toMatchObject({ ...failure, reason: 'peer', peer: 1 });
+    expect(first(ended, 0).seconds).toBeLessThan(10);
+    process.kill(child, 'SIGKILL');
+  });
+
   test('is noticed after the limit when it hangs', async () => {
     let reports = 0;
     const ended = await runRanks('lostPeer', 2, {
@@ -123,7 +150,7 @@ describe.skipIf(!hasGloo)('a rank that is lost in the middle of a collective', (
 
   test('is noticed when it dies before it has connected', async () => {
     const ended = await runRanks('diesBeforeConnecting', 2);
-    expect(first(ended, 0)).toMatchObject({ ...failure, collective: 'connect', peer: 1 });
+    expect(first(ended, 0)).toMatchObject({ ...failure, peer: 1 });
     expect(first(ended, 0).seconds).toBeLessThan(20);
   });
 

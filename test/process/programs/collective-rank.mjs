@@ -275,10 +275,14 @@ const scenarios = {
     device.close();
   },
 
-  /** Rank 1 dies after it gave its address, before it connects. */
+  /** Rank 1 dies after it gave its address, before it connects; the system may still have taken the call for it. */
   async diesBeforeConnecting() {
     const brief = { ...store, get: rank === 1 ? () => process.kill(process.pid, 'SIGKILL') : store.get };
-    await report(await failureOf(open({ store: brief, timeoutSeconds: 3 })));
+    const use = async () => {
+      const { group } = await open({ store: brief, timeoutSeconds: 3 });
+      await group.barrier();
+    };
+    await report(await failureOf(use()));
   },
 
   /** Rank 0 never comes; rank 1 is told to give up. */
@@ -319,6 +323,42 @@ const scenarios = {
   /** Only opens the group. */
   async opening() {
     await report(await failureOf(open()));
+  },
+
+  /** The parent sends rank 1 signals, stops it and lets it go on, while many collectives run. */
+  async signals() {
+    let signals = 0;
+    process.on('SIGUSR2', () => signals++);
+    const { device, group } = await open();
+    await report('running');
+    const x = device.tensor(values(100_000), [100_000]);
+    const y = device.empty([100_000]);
+    for (let round = 0; round < 30; round++) {
+      device.run('copy', { in: x, out: y });
+      group.allReduce(y);
+      await sleep(20);
+      await expectValues('allReduce', y, (i) => ranks.reduce((total, r) => total + value(r, i), 0));
+    }
+    await group.close();
+    device.close();
+    await report({ signalled: signals > 0 });
+  },
+
+  /** A child process that outlives rank 1 holds none of its connections. */
+  async childOutlives() {
+    const { device, group } = await open({ timeoutSeconds: 50 });
+    const x = device.zeros([1000]);
+    if (rank === 1) {
+      const { spawn } = await import('node:child_process');
+      const child = spawn(process.execPath, ['-e', 'setTimeout(() => {}, 20000)'], { stdio: 'ignore', detached: true });
+      await report(child.pid);
+      await group.barrier();
+      process.kill(process.pid, 'SIGKILL');
+    }
+    await group.barrier();
+    group.allReduce(x);
+    await report(await failureOf(x.read()));
+    device.close();
   },
 
   /** Rank 1 has no values to send: the memory for them could not be had. */
