@@ -3,6 +3,8 @@ export type { Backend, DeviceMemory, DType } from './backend/backend.js';
 export { loadDemonstrations, loadPrompts } from './data/load.js';
 export type { ChatMessage, PromptRecord } from './data/prompts.js';
 export { type DemonstrationRecord, parseDemonstrations, parsePrompts } from './data/records.js';
+export type { CollectiveStatistics, PendingCollective, ProcessGroup } from './distributed/process-group.js';
+export { singleProcessGroup } from './distributed/single-process-group.js';
 export type { TensorData } from './dtype.js';
 export * from './errors.js';
 export { HttpError, type JsonClientOptions, type Transport } from './http/json-client.js';
@@ -86,7 +88,8 @@ export { ChatTemplate, type ChatTemplateOptions } from './text/chat-template.js'
 export { type CharacterTokenizerOptions, Tokenizer } from './text/tokenizer.js';
 export { combineTrackers } from './tracking/combine.js';
 export type { TrackedCompletion, Tracker } from './tracking/tracker.js';
-export { latestCheckpoint } from './trainer/checkpoint.js';
+export { CheckpointError } from './trainer/checkpoint.js';
+export { latestCheckpoint, type UnusableCheckpoint } from './trainer/checkpoint-folders.js';
 export {
   type GRPOConfig,
   type GRPOOptions,
@@ -107,4 +110,9 @@ export {
 } from './trainer/parse-config.js';
 export type { Rollout } from './trainer/rollout.js';
 export { SFTTrainer, type SFTTrainerOptions } from './trainer/sft-trainer.js';
-export type { StepReport, TrainerOptions, TrainingSummary } from './trainer/trainer.js';
+export {
+  NonFiniteGradientsError,
+  type StepReport,
+  type TrainerOptions,
+  type TrainingSummary,
+} from './trainer/trainer.js';

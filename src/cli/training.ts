@@ -8,7 +8,7 @@ import { CausalLM } from '../models/causal-lm.js';
 import type { Device } from '../tensor.js';
 import { ConsoleTracker } from '../tracking/console.js';
 import type { Tracker } from '../tracking/tracker.js';
-import { latestCheckpoint } from '../trainer/checkpoint.js';
+import { latestCheckpoint } from '../trainer/checkpoint-folders.js';
 import type { GRPOConfig, SFTConfig } from '../trainer/config.js';
 import { parseConfig } from '../trainer/parse-config.js';
 import type { StepReport, Trainer } from '../trainer/trainer.js';

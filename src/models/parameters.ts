@@ -24,6 +24,12 @@ export interface ParameterGroup {
   count: number;
 }
 
+/**
+ * Elements of memory behind the flat tensors, so that they can be cut into equal parts for up to 2,048 ranks, each part at
+ * a multiple of 8 elements.
+ */
+const padding = 8 * 2048;
+
 type Entry = { -readonly [K in keyof Parameter]: Parameter[K] } & ParameterGroup;
 
 /**
@@ -44,7 +50,7 @@ export class Parameters implements Iterable<Parameter> {
     const ordered = [...specs.filter((s) => s.decay), ...specs.filter((s) => !s.decay)];
     const count = ordered.reduce((sum, s) => sum + elementCount(s.shape), 0);
     this.device = device;
-    this.flat = device.empty([count], dtype);
+    this.flat = padded(device, count, dtype);
     let offset = 0;
     let decayed = 0;
     for (const { name, shape, decay } of ordered) {
@@ -72,6 +78,17 @@ export class Parameters implements Iterable<Parameter> {
 
   get frozen(): boolean {
     return this.#gradients === null;
+  }
+
+  /**
+   * The part of the flat tensors that falls to a rank when they are cut into equal parts, and how long these are. The last
+   * parts may be shorter than that, or empty; behind them is memory, but no weight.
+   */
+  shard(rank: number, worldSize: number): ParameterGroup & { length: number } {
+    if (worldSize * 8 > padding) throw new InvalidArgumentError('worldSize', `at most ${padding / 8} ranks`, worldSize);
+    const length = Math.ceil(this.count / worldSize / 8) * 8;
+    const offset = Math.min(this.count, rank * length);
+    return { offset, count: Math.min(length, this.count - offset), length };
   }
 
   /** The parameters by themselves, without spans. */
@@ -116,7 +133,8 @@ export class Parameters implements Iterable<Parameter> {
   /** Allocates the gradients, all zero. Without this the parameters are frozen. */
   enableGradients(): void {
     if (this.#gradients) return;
-    this.#gradients = this.device.zeros([this.count], 'f32');
+    this.#gradients = padded(this.device, this.count, 'f32');
+    this.zeroGradients();
     for (const entry of this.#views()) entry.grad = this.#gradients.view(entry.value.shape, entry.offset);
   }
 
@@ -156,4 +174,15 @@ export class Parameters implements Iterable<Parameter> {
     if (!entry) throw new InvalidArgumentError('name', 'the name of a parameter', name);
     return entry;
   }
+}
+
+/** A tensor [count] in a larger memory, which is zero where nothing else writes. */
+function padded(device: Device, count: number, dtype: DType): Tensor {
+  const whole = device.empty([count + padding], dtype);
+  const rest = whole.view([padding], count);
+  device.run('fill', { out: rest, value: 0 });
+  rest.dispose();
+  const tensor = whole.view([count]);
+  whole.dispose();
+  return tensor;
 }

@@ -10,6 +10,8 @@ export interface FileSystem {
   readText(path: string): Promise<string>;
   /** Exactly `length` bytes from `offset`; a shorter file is an error. */
   readRange(path: string, offset: number, length: number): Promise<Uint8Array>;
+  /** SHA-256 of a file's content, in lower-case hexadecimal digits. */
+  sha256(path: string): Promise<string>;
   /** Writes beside the path, syncs and renames: the path holds its old content or the whole new one, never a part. */
   writeAtomic(path: string, content: string | Uint8Array | AsyncIterable<Uint8Array>): Promise<void>;
   /** Makes a folder and its parents. */

@@ -1,4 +1,5 @@
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
+import { createReadStream } from 'node:fs';
 import { access, mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { type FileSystem, installFileSystem } from './files.js';
@@ -29,6 +30,12 @@ export const nodeFileSystem: FileSystem = {
     } finally {
       await file.close();
     }
+  },
+
+  async sha256(path) {
+    const hash = createHash('sha256');
+    for await (const chunk of createReadStream(path, { highWaterMark: 2 ** 20 })) hash.update(chunk);
+    return hash.digest('hex');
   },
 
   async writeAtomic(path, content) {

@@ -14,6 +14,8 @@ export interface GenerateOptions {
   minP?: number;
   /** A sample is a function of seed, prompt index, sample index and weights, not of what else is in the batch. */
   seed?: number;
+  /** Index of the first prompt among all that share the seed: each rank of a run is asked for a part of them. Default 0. */
+  firstPrompt?: number;
   /** Strings that end a completion; the text is cut before the first of them, the ids are kept. */
   stop?: readonly string[];
   /** Token ids that end a completion. Default: the model's own. */

@@ -29,12 +29,13 @@ export class NativeEngine implements RolloutEngine {
   async generate(promptIds: readonly Int32Array[], options: GenerateOptions): Promise<Completion[][]> {
     const { config, device, decoder, tokenizer } = this.#model;
     const { n, sampling, stopTokenIds } = checkOptions(options, this.#model);
+    const { firstPrompt = 0 } = options;
     const stops = { tokenIds: stopTokenIds, strings: new StopStrings(tokenizer, options.stop ?? []) };
     const rows = promptIds.flatMap((prompt, p) => {
       const limit = Math.min(options.maxNewTokens, config.maxPositionEmbeddings - prompt.length);
       checkPrompt(`prompts[${p}]`, prompt, config, limit);
       return Array.from({ length: n }, (_, sample): DecodeRow => {
-        return { prompt, sequence: p * n + sample, limit, ids: [], logProbs: [], end: null };
+        return { prompt, sequence: (firstPrompt + p) * n + sample, limit, ids: [], logProbs: [], end: null };
       });
     });
     for (const wave of this.#waves(rows)) {

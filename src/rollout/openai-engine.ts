@@ -94,7 +94,7 @@ export class OpenAIEngine implements RolloutEngine {
               topK,
               topP,
               minP,
-              seed: deriveSeed(options.seed ?? 0, p),
+              seed: deriveSeed(options.seed ?? 0, (options.firstPrompt ?? 0) + p),
               stop: options.stop ?? [],
               stopTokenIds: [...stopTokenIds],
               ownStopTokenIds: policy.stopTokenIds,

@@ -68,6 +68,7 @@ export function checkOptions(
   whole('n', n, 1);
   whole('topK', topK, 0);
   whole('seed', seed, Number.MIN_SAFE_INTEGER);
+  whole('firstPrompt', options.firstPrompt ?? 0, 0);
   if (!(temperature >= 0 && Number.isFinite(temperature))) {
     throw new InvalidArgumentError('temperature', 'a number of 0 or more', temperature);
   }

@@ -2,10 +2,13 @@ import { encodeDemonstration } from '../data/encode.js';
 import { deriveSeed } from '../data/random.js';
 import type { DemonstrationRecord } from '../data/records.js';
 import { Sampler, type SamplerState } from '../data/sampler.js';
+import type { ProcessGroup } from '../distributed/process-group.js';
+import { singleProcessGroup } from '../distributed/single-process-group.js';
 import { FileFormatError } from '../errors.js';
 import type { CausalLM } from '../models/causal-lm.js';
 import type { TokenSequence } from '../models/token-scores.js';
 import type { Scope, Tensor } from '../tensor.js';
+import { tokenShare } from './balance.js';
 import type { GRPOConfig } from './config.js';
 import { backwardCrossEntropy } from './cross-entropy.js';
 
@@ -18,18 +21,20 @@ export class Cloning {
   readonly #sampler: Sampler;
   readonly #config: GRPOConfig;
   readonly #policy: CausalLM;
+  readonly #group: ProcessGroup;
 
-  constructor(policy: CausalLM, rows: readonly DemonstrationRecord[], config: GRPOConfig) {
+  constructor(policy: CausalLM, rows: readonly DemonstrationRecord[], config: GRPOConfig, group?: ProcessGroup) {
     this.#policy = policy;
+    this.#group = group ?? singleProcessGroup(policy.device);
     this.#rows = rows;
     this.#config = config;
     this.#sampler = new Sampler(rows.length, { seed: deriveSeed(config.seed, orderStream), shuffle: true });
   }
 
-  /** The replies of the next update, in tokens; those that carry loss are the completion. */
+  /** The replies of the next update, of all ranks, in tokens; those that carry loss are the completion. */
   next(): TokenSequence[] {
     const { sftBatchSize, perDeviceTrainBatchSize, gradientAccumulationSteps, sftMaxLength, sftTokens } = this.#config;
-    const count = sftBatchSize ?? perDeviceTrainBatchSize * gradientAccumulationSteps;
+    const count = sftBatchSize ?? perDeviceTrainBatchSize * gradientAccumulationSteps * this.#group.worldSize;
     return this.#sampler.take(count).map((row) => {
       const sequence = encodeDemonstration(this.#rows[row]!, this.#policy.tokenizer, sftMaxLength);
       return sftTokens === 'all' ? withPrompt(sequence) : sequence;
@@ -37,14 +42,15 @@ export class Cloning {
   }
 
   /**
-   * Adds the gradients of sftCoefficient * (mean over the replies of the mean cross-entropy of their tokens). What is
-   * returned gives that mean, without the coefficient.
+   * Adds the gradients of sftCoefficient * (mean over the replies of the mean cross-entropy of their tokens), as far as
+   * this rank works on them. What is returned gives this rank's part of that mean, without the coefficient.
    */
   backward(sequences: readonly TokenSequence[], scope: Scope): { read(): Promise<number> } {
     const { perDeviceTrainBatchSize: size, sftCoefficient } = this.#config;
     const parts: { logProbs: Tensor; shares: number[] }[] = [];
-    for (let begin = 0; begin < sequences.length; begin += size) {
-      const batch = sequences.slice(begin, begin + size);
+    const own = tokenShare(sequences, this.#group.rank, this.#group.worldSize);
+    for (let begin = 0; begin < own.length; begin += size) {
+      const batch = own.slice(begin, begin + size);
       const shares = batch.map(({ completionIds }) => 1 / (sequences.length * completionIds.length));
       const weights = shares.map((share) => sftCoefficient * share);
       const { logProbs } = backwardCrossEntropy(this.#policy, batch, weights, this.#config, scope);

@@ -28,6 +28,18 @@ const optimisationOptions = {
   adamEpsilon: finite.positive().default(1e-8).describe('Added to the denominator of AdamW'),
   weightDecay: finite.nonnegative().default(0).describe('Decoupled weight decay; norms and biases are left out'),
   maxGradNorm: finite.nonnegative().default(1).describe('Gradients are scaled down to this global norm; 0: never'),
+  maxSkippedUpdates: positiveInt
+    .nullable()
+    .default(10)
+    .describe('Updates in a row that may be skipped because their gradients are not finite; one more is an error'),
+  zeroStage: z
+    .int()
+    .min(0)
+    .max(2)
+    .default(0)
+    .describe(
+      'With several ranks: 0 all state on each, 1 a part of the optimiser state on each, 2 of the gradients too',
+    ),
   gradientCheckpointing: z
     .boolean()
     .default(false)
@@ -57,7 +69,7 @@ const runOptions = {
 };
 
 const batchOptions = {
-  perDeviceTrainBatchSize: positiveInt.default(8).describe('Sequences of a micro-batch'),
+  perDeviceTrainBatchSize: positiveInt.default(8).describe('Sequences of a micro-batch, on each rank'),
   gradientAccumulationSteps: positiveInt.default(1).describe('Micro-batches of an optimiser update'),
 };
 

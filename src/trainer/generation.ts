@@ -24,6 +24,22 @@ export async function generateAndScore(
   rewards: readonly Reward[],
   options: GenerateOptions,
 ): Promise<ScoredCompletions> {
+  const completions = await complete(engine, prompts, options);
+  const n = options.n ?? 1;
+  const samples = samplesOf(
+    completions,
+    completions.map((_, i) => prompts[Math.floor(i / n)]!),
+  );
+  const scored = await scoreBatch(rewards, samples);
+  return { samples, completions, scored, failures: scored.failures };
+}
+
+/** `n` completions a prompt, in the order of the prompts. */
+export async function complete(
+  engine: RolloutEngine,
+  prompts: readonly GeneratedPrompt[],
+  options: GenerateOptions,
+): Promise<Completion[]> {
   const promptIds = prompts.map((prompt) => prompt.ids);
   const groups = await engine.generate(promptIds, options);
   const n = options.n ?? 1;
@@ -34,14 +50,15 @@ export async function generateAndScore(
       `The rollout engine gave ${got} completions for ${prompts.length} prompts, n ${n}`,
     );
   }
-  const completions = groups.flat();
-  const samples = completions.map((completion, i) => {
-    const { record, text } = prompts[Math.floor(i / n)]!;
-    const { text: said, completionIds, stopReason } = completion;
+  return groups.flat();
+}
+
+/** What rewards see: `asked` has the prompt of each completion. */
+export function samplesOf(completions: readonly Completion[], asked: readonly GeneratedPrompt[]): RewardSample[] {
+  return completions.map(({ text: said, completionIds, stopReason }, i) => {
+    const { record, text } = asked[i]!;
     return { record, prompt: text, completion: said, completionIds, stopReason };
   });
-  const scored = await scoreBatch(rewards, samples);
-  return { samples, completions, scored, failures: scored.failures };
 }
 
 /** The completions as trackers get them. */

@@ -9,6 +9,7 @@ import type { GenerateOptions, RolloutEngine } from '../rollout/engine.js';
 import { NativeEngine } from '../rollout/native-engine.js';
 import type { TrackedCompletion } from '../tracking/tracker.js';
 import { withAdvantages } from './advantages.js';
+import { balancedRuns, tokenCosts } from './balance.js';
 import { Cloning } from './cloning.js';
 import type { GRPOConfig, GRPOOptions } from './config.js';
 import {
@@ -19,10 +20,12 @@ import {
   statisticsRewards,
 } from './contrast.js';
 import { evaluate } from './evaluation.js';
-import { type GeneratedPrompt, generateAndScore, type ScoredCompletions, trackedCompletions } from './generation.js';
+import { type GeneratedPrompt, type ScoredCompletions, trackedCompletions } from './generation.js';
 import { averageMetrics, completionMetrics, rewardMetrics, rolloutMetrics, stalenessMetrics } from './metrics.js';
 import { parseGRPOConfig } from './parse-config.js';
 import { promptsPerUpdate } from './plan.js';
+import { drivenByOne, generateOnRanks } from './rank-generation.js';
+import { alignRanks, numbersFromJson, numbersToJson, togetherOrNot } from './ranks.js';
 import { byGroup, checkRollouts, type Rollout, rolloutFromJson, rolloutToJson } from './rollout.js';
 import { updatePolicy } from './step.js';
 import { type EvaluationResult, type StepReport, Trainer, type TrainerOptions, type Update } from './trainer.js';
@@ -75,7 +78,7 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
     super(config, options, {
       kind: 'grpo',
       datasetLength: dataset?.length ?? null,
-      rowsPerUpdate: promptsPerUpdate(config),
+      rowsPerUpdate: promptsPerUpdate(config, options.processGroup?.worldSize),
       hasEvaluation: evalDataset !== undefined,
     });
     this.#engine = options.engine ?? new NativeEngine(options.policy);
@@ -83,7 +86,8 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
     this.#evalPrompts = evalDataset ?? [];
     this.#rewards = rewards ? asRewards(rewards, config.rewardWeights) : [];
     const experts = demonstrations ? checkDemonstrations('demonstrations', demonstrations) : null;
-    this.#cloning = experts && config.sftCoefficient > 0 ? new Cloning(options.policy, experts, config) : null;
+    this.#cloning =
+      experts && config.sftCoefficient > 0 ? new Cloning(options.policy, experts, config, this.group) : null;
     this.#stepsPerGeneration = stepsPerGeneration;
     this.#reference = reference?.model ?? null;
     this.#referenceNorm = reference?.norm ?? null;
@@ -91,8 +95,10 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
 
   /** Throws a `ConfigError` that lists every option that cannot be used. */
   static async create(options: GRPOTrainerOptions): Promise<GRPOTrainer> {
-    const { policy, dataset, rewards, evalDataset, demonstrations, engine, tracker, signal, ...rest } = options;
-    const config = parseGRPOConfig(rest, 'GRPOTrainer', { generates: dataset !== undefined });
+    const { policy, dataset, rewards, evalDataset, demonstrations, engine, tracker, signal, processGroup, ...rest } =
+      options;
+    const generates = dataset !== undefined;
+    const config = parseGRPOConfig(rest, 'GRPOTrainer', { generates, worldSize: processGroup?.worldSize });
     if (dataset) checkPrompts('dataset', dataset);
     if (evalDataset) checkPrompts('evalDataset', evalDataset);
     if ((dataset || evalDataset) && !rewards) throw new InvalidArgumentError('rewards', 'at least one reward', rewards);
@@ -109,8 +115,9 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
     if (engine?.lookahead && !config.rolloutCorrection) {
       throw new InvalidArgumentError('rolloutCorrection', 'a mode, since the engine samples ahead of updates', null);
     }
+    if (processGroup) await alignRanks(processGroup, policy, config, dataset?.length);
     const reference = config.beta > 0 ? await referenceOf(policy) : null;
-    const parts = { policy, dataset, rewards, evalDataset, demonstrations, engine, tracker, signal };
+    const parts = { policy, dataset, rewards, evalDataset, demonstrations, engine, tracker, signal, processGroup };
     try {
       return new GRPOTrainer(config, parts, reference);
     } catch (error) {
@@ -121,13 +128,14 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
 
   /**
    * One update on completions that were sampled elsewhere, cut into micro-batches of `perDeviceTrainBatchSize`.
-   * Advantages are computed from the rewards of each group unless the rollouts bring them.
+   * Advantages are computed from the rewards of each group unless the rollouts bring them. With several ranks each gives
+   * those that it has, or none; those of a group may come from any rank.
    */
-  async step(rollouts: readonly Rollout[]): Promise<StepReport> {
-    checkRollouts(rollouts);
+  async step(own: readonly Rollout[]): Promise<StepReport> {
+    const rollouts = await this.#ofAllRanks(own);
     return this.advance(async (learningRate) => {
       const ready = await withAdvantages(this.policy.device, rollouts, this.config);
-      const size = this.config.perDeviceTrainBatchSize;
+      const size = this.#microBatchSize;
       const batches = Array.from({ length: Math.ceil(ready.length / size) }, (_, i) =>
         ready.slice(i * size, (i + 1) * size),
       );
@@ -153,17 +161,18 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
 
   protected override async evaluation(): Promise<EvaluationResult> {
     const prompts = this.#evalPrompts.map((record) => this.#encode(record));
-    return evaluate(this.#engine, prompts, this.#rewards, this.config, this.globalStep);
+    return evaluate(this.#engine, prompts, this.#rewards, this.config, this.globalStep, this.group);
   }
 
   protected override async weightsChanged(): Promise<void> {
-    await this.#engine.weightsChanged?.(this.globalStep);
+    if (this.group.rank === 0) await this.#engine.weightsChanged?.(this.globalStep);
   }
 
   protected override extraState(): Record<string, unknown> {
     return {
       generations: this.#generations,
       used: this.#used,
+      microBatchSize: this.#microBatchSize,
       rollouts: this.#buffer.map(rolloutToJson),
       referenceNorm: this.#referenceNorm,
       ...(this.#cloning ? { cloning: this.#cloning.state } : {}),
@@ -181,20 +190,14 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
     }
     this.#cloning?.restore(extra.cloning, folder);
     this.#generations = generations as number;
-    this.#used = used as number;
+    this.#used = this.#usedOf(used as number, rollouts.length, extra.microBatchSize, folder);
     this.#buffer = rollouts.map((rollout) => rolloutFromJson(rollout));
   }
 
   async #updateOn(batches: Rollout[][], generations: Generation[], learningRate: number): Promise<Update> {
-    const policies = { policy: this.policy, reference: this.#reference };
-    const { loss, gradNorm, metrics, cloneTokens } = await updatePolicy(
-      policies,
-      this.optimizer,
-      batches,
-      this.config,
-      learningRate,
-      this.#cloning,
-    );
+    const { policy, optimizer, group, config } = this;
+    const parts = { policy, reference: this.#reference, optimizer, group, config, cloning: this.#cloning };
+    const { loss, gradNorm, metrics, cloneTokens } = await updatePolicy(parts, batches, learningRate);
     const rollouts = batches.flat();
     const completions = rollouts.reduce((sum, rollout) => sum + rollout.completionIds.length, 0);
     const prompts = rollouts.reduce((sum, rollout) => sum + rollout.promptIds.length, 0);
@@ -214,7 +217,7 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
     const n = config.numGenerations;
     const question = this.#question(this.sampler!.take(this.#promptsPerGeneration), this.#generations++);
     const { asked, contrast } = question;
-    const generated = await generateAndScore(this.#engine, question.prompts, this.#rewards, question.options);
+    const generated = await generateOnRanks(this.#engine, { ...question, groupSize: n }, this.#rewards, this.group);
     this.#prefetch();
     const { completions, scored, failures } = generated;
     const needsRolloutLogProbs = config.rolloutCorrection !== null || config.offPolicyMaskThreshold !== null;
@@ -248,7 +251,12 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
   }
 
   get #promptsPerGeneration(): number {
-    return (this.config.perDeviceTrainBatchSize * this.#stepsPerGeneration) / this.config.numGenerations;
+    return (this.#microBatchSize * this.#stepsPerGeneration) / this.config.numGenerations;
+  }
+
+  /** Sequences of a micro-batch, over all ranks. */
+  get #microBatchSize(): number {
+    return this.config.perDeviceTrainBatchSize * this.group.worldSize;
   }
 
   /** What the engine is asked for in a generation: the prompts of some rows, and how to continue them. */
@@ -276,7 +284,7 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
 
   /** Lets an engine that samples ahead begin with what the next generations will ask for. */
   #prefetch(): void {
-    const { lookahead = 0 } = this.#engine;
+    const lookahead = drivenByOne(this.#engine) && this.group.rank > 0 ? 0 : (this.#engine.lookahead ?? 0);
     const uses = this.#stepsPerGeneration * this.config.numIterations;
     const all = Math.ceil(
       ((this.totalSteps ?? Number.POSITIVE_INFINITY) * this.config.gradientAccumulationSteps) / uses,
@@ -328,16 +336,22 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
 
   async #logProbs(model: CausalLM, rollouts: readonly Rollout[]): Promise<Float32Array[]> {
     const { perDeviceTrainBatchSize: size, temperature, logitsWorkspaceBytes: workspaceBytes } = this.config;
-    const parts: Float32Array[] = [];
-    for (let begin = 0; begin < rollouts.length; begin += size) {
-      parts.push(...(await model.logProbs(rollouts.slice(begin, begin + size), { temperature, workspaceBytes })));
-    }
-    return parts;
+    const { rank, worldSize } = this.group;
+    const offsets = balancedRuns(tokenCosts(rollouts), worldSize);
+    const own: Float32Array[] = [];
+    const parts = await togetherOrNot(this.group, async () => {
+      for (let begin = offsets[rank]!; begin < offsets[rank + 1]!; begin += size) {
+        const batch = rollouts.slice(begin, Math.min(begin + size, offsets[rank + 1]!));
+        own.push(...(await model.logProbs(batch, { temperature, workspaceBytes })));
+      }
+      return worldSize === 1 ? [] : own.map(numbersToJson);
+    });
+    return worldSize === 1 ? own : parts.flat().map((values) => Float32Array.from(numbersFromJson(values)));
   }
 
   /** The next micro-batch of the buffer, which runs `numIterations` times from its first to its last. */
   #nextMicroBatch(): Rollout[] {
-    const size = this.config.perDeviceTrainBatchSize;
+    const size = this.#microBatchSize;
     const begin = (this.#used % this.#stepsPerGeneration) * size;
     const batch = this.#buffer.slice(begin, begin + size);
     if (++this.#used === this.#stepsPerGeneration * this.config.numIterations) {
@@ -345,6 +359,37 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
       this.#used = 0;
     }
     return batch;
+  }
+
+  /**
+   * Micro-batches that were used of the completions in a checkpoint, in those of this run, whose ranks may be more or
+   * fewer than those of the run that wrote it.
+   */
+  #usedOf(used: number, waiting: number, writtenSize: unknown, folder: string): number {
+    const size = this.#microBatchSize;
+    if (waiting === 0 || writtenSize === undefined || writtenSize === size) return used;
+    const place = used * (writtenSize as number);
+    if (waiting !== size * this.#stepsPerGeneration || place % size !== 0) {
+      const problem = `made in the middle of a generation of ${waiting} completions, ${writtenSize} a micro-batch over all ranks`;
+      const expected = `${size * this.#stepsPerGeneration} completions, ${size} a micro-batch`;
+      throw new FileFormatError(folder, `${problem}; here a generation has ${expected}`);
+    }
+    return place / size;
+  }
+
+  /** The rollouts that the ranks were given, in rank order. */
+  async #ofAllRanks(own: readonly Rollout[]): Promise<readonly Rollout[]> {
+    if (this.group.worldSize === 1) {
+      checkRollouts(own);
+      return own;
+    }
+    const given = await togetherOrNot(this.group, async () => {
+      if (!Array.isArray(own) || own.length > 0) checkRollouts(own);
+      return own.map(rolloutToJson);
+    });
+    const rollouts = given.flat().map(rolloutFromJson);
+    checkRollouts(rollouts);
+    return rollouts;
   }
 
   #encode(record: PromptRecord, change?: (text: string) => string): GeneratedPrompt {

@@ -1,3 +1,5 @@
+import type { ProcessGroup } from '../distributed/process-group.js';
+import { singleProcessGroup } from '../distributed/single-process-group.js';
 import type { ParameterGroup, Parameters } from '../models/parameters.js';
 import type { Tensor } from '../tensor.js';
 import type { GRPOConfig } from './config.js';
@@ -5,30 +7,56 @@ import type { GRPOConfig } from './config.js';
 export type OptimizerOptions = Pick<
   GRPOConfig,
   'adamBeta1' | 'adamBeta2' | 'adamEpsilon' | 'weightDecay' | 'maxGradNorm'
->;
+> &
+  Partial<Pick<GRPOConfig, 'zeroStage'>>;
 
 /**
  * AdamW over the flat weights of a model, with the gradients scaled down to a global norm. Norms and biases are not
  * decayed. A model in bf16 or f16 gets float32 master weights: an update smaller than a rounding step is not lost.
+ *
+ * With several ranks the gradients are summed over them. `zeroStage` 0 keeps the whole state on every rank; 1 keeps a part a
+ * rank, which updates that part of the weights and gives it to the others; 2 also sums only that part of the gradients
+ * there. All give the same bits where the collectives do.
  */
 export class AdamW {
   readonly #parameters: Parameters;
   readonly #options: OptimizerOptions;
+  readonly #group: ProcessGroup;
+  readonly #stage: number;
   readonly #firstMoment: Tensor;
   readonly #secondMoment: Tensor;
   readonly #masters: Tensor | null;
+  /** The weights that this rank keeps the state of. */
+  readonly shard: ParameterGroup;
   #updates = 0;
 
   /** Enables the gradients of `parameters`. */
-  constructor(parameters: Parameters, options: OptimizerOptions) {
+  constructor(
+    parameters: Parameters,
+    options: OptimizerOptions,
+    group: ProcessGroup = singleProcessGroup(parameters.device),
+  ) {
     const { device, count, flat } = parameters;
     this.#parameters = parameters;
     this.#options = options;
+    this.#group = group;
+    this.#stage = group.worldSize === 1 ? 0 : (options.zeroStage ?? 0);
+    this.shard = this.#stage === 0 ? { offset: 0, count } : this.shardOf(group.rank, group.worldSize);
     parameters.enableGradients();
-    this.#firstMoment = device.zeros([count]);
-    this.#secondMoment = device.zeros([count]);
-    this.#masters = parameters.dtype === 'f32' ? null : device.empty([count]);
-    if (this.#masters) device.run('copy', { in: flat, out: this.#masters });
+    const shape = [this.shard.count];
+    this.#firstMoment = device.zeros(shape);
+    this.#secondMoment = device.zeros(shape);
+    this.#masters = parameters.dtype === 'f32' ? null : device.empty(shape);
+    if (this.#masters && this.shard.count > 0) {
+      const own = flat.view(shape, this.shard.offset);
+      device.run('copy', { in: own, out: this.#masters });
+      own.dispose();
+    }
+  }
+
+  /** Elements of each tensor of the state, over all ranks. */
+  get count(): number {
+    return this.#parameters.count;
   }
 
   /** Updates that changed the weights. */
@@ -36,10 +64,16 @@ export class AdamW {
     return this.#updates;
   }
 
-  /** What a checkpoint keeps, by name. float32 [P]. */
+  /** What a checkpoint keeps, by name: of the weights of `shard`, in float32. */
   get tensors(): Record<string, Tensor> {
     const moments = { first_moment: this.#firstMoment, second_moment: this.#secondMoment };
     return this.#masters ? { ...moments, master_weights: this.#masters } : moments;
+  }
+
+  /** The part of the state that a rank writes to a checkpoint. */
+  shardOf(rank: number, worldSize: number): ParameterGroup {
+    const { offset, count } = this.#parameters.shard(rank, worldSize);
+    return { offset, count };
   }
 
   /** Goes on from a checkpoint: `tensors` have been written, and this many updates were made. */
@@ -48,17 +82,23 @@ export class AdamW {
   }
 
   /**
-   * Queues one update from the gradients and then sets these to zero. Give the norm that the returned tensor holds
-   * ([1], before scaling; the caller disposes of it) to `applied`.
+   * Queues one update from the gradients of all ranks and then sets these to zero. Give the norm that the returned tensor
+   * holds ([1], before scaling; the caller disposes of it) to `applied`. `reduced`: the gradients have been summed already.
    */
-  update(learningRate: number): Tensor {
-    const { device, gradients, groups } = this.#parameters;
-    const norm = device.empty([1]);
-    device.run('globalNorm', { in: gradients!, norm });
+  update(learningRate: number, { reduced = false } = {}): Tensor {
+    const { groups } = this.#parameters;
+    if (!reduced) this.#reduceGradients();
+    const norm = this.#globalNorm();
     this.#updateGroup(groups.decay, norm, learningRate, this.#options.weightDecay);
     this.#updateGroup(groups.noDecay, norm, learningRate, 0);
+    if (this.#stage > 0) this.#gatherWeights();
     this.#parameters.zeroGradients();
     return norm;
+  }
+
+  /** Whether the gradients must be whole on every rank before `update` is told that they are reduced. */
+  get wantsWholeGradients(): boolean {
+    return this.#stage < 2;
   }
 
   /** Counts the update, unless its gradients were not finite and it therefore left everything as it was. */
@@ -74,16 +114,73 @@ export class AdamW {
     this.#masters?.dispose();
   }
 
-  #updateGroup({ offset, count }: ParameterGroup, norm: Tensor, learningRate: number, weightDecay: number): void {
-    if (count === 0) return;
+  #reduceGradients(): void {
+    const { rank, worldSize } = this.#group;
+    if (worldSize === 1) return;
+    const gradients = this.#parameters.gradients!;
+    if (this.#stage < 2) {
+      this.#group.allReduce(gradients);
+      return;
+    }
+    const { length } = this.#parameters.shard(rank, worldSize);
+    const [whole, own] = [gradients.view([length * worldSize]), gradients.view([length], rank * length)];
+    this.#group.reduceScatter(whole, own);
+    whole.dispose();
+    own.dispose();
+  }
+
+  /** The norm of the norms of the ranks' parts, whoever computes them: the same bits with every stage. */
+  #globalNorm(): Tensor {
+    const { device, gradients } = this.#parameters;
+    const norm = device.empty([1]);
+    const { rank, worldSize } = this.#group;
+    if (worldSize === 1) {
+      device.run('globalNorm', { in: gradients!, norm });
+      return norm;
+    }
+    const norms = device.zeros([worldSize]);
+    for (let r = 0; r < worldSize; r++) {
+      const { offset, count } = this.shardOf(r, worldSize);
+      if (count === 0 || (this.#stage > 0 && r !== rank)) continue;
+      const [part, out] = [gradients!.view([count], offset), norms.view([1], r)];
+      device.run('globalNorm', { in: part, norm: out });
+      part.dispose();
+      out.dispose();
+    }
+    if (this.#stage > 0) {
+      const own = norms.view([1], rank);
+      this.#group.allGather(own, norms);
+      own.dispose();
+    }
+    device.run('globalNorm', { in: norms, norm });
+    norms.dispose();
+    return norm;
+  }
+
+  #gatherWeights(): void {
+    const { flat } = this.#parameters;
+    const { rank, worldSize } = this.#group;
+    const { length } = this.#parameters.shard(rank, worldSize);
+    const [own, whole] = [flat.view([length], rank * length), flat.view([length * worldSize])];
+    this.#group.allGather(own, whole);
+    own.dispose();
+    whole.dispose();
+  }
+
+  /** Updates those weights of a group that this rank has the state of. */
+  #updateGroup(group: ParameterGroup, norm: Tensor, learningRate: number, weightDecay: number): void {
+    const begin = Math.max(group.offset, this.shard.offset);
+    const count = Math.min(group.offset + group.count, this.shard.offset + this.shard.count) - begin;
+    if (count <= 0) return;
     const { device, flat, gradients } = this.#parameters;
-    const part = (tensor: Tensor) => tensor.view([count], offset);
+    const ofModel = (tensor: Tensor) => tensor.view([count], begin);
+    const ofState = (tensor: Tensor) => tensor.view([count], begin - this.shard.offset);
     const tensors = {
-      parameters: part(this.#masters ?? flat),
-      gradients: part(gradients!),
-      firstMoment: part(this.#firstMoment),
-      secondMoment: part(this.#secondMoment),
-      modelWeights: this.#masters ? part(flat) : null,
+      parameters: this.#masters ? ofState(this.#masters) : ofModel(flat),
+      gradients: ofModel(gradients!),
+      firstMoment: ofState(this.#firstMoment),
+      secondMoment: ofState(this.#secondMoment),
+      modelWeights: this.#masters ? ofModel(flat) : null,
     };
     device.run('adamw', {
       ...tensors,

@@ -47,10 +47,15 @@ export function parseConfig<Schema extends z.ZodObject>(
  * The options of `GRPOTrainer`, checked one by one and together. Without `generates` the batch need not hold whole groups:
  * rollouts come from the caller.
  */
-export function parseGRPOConfig(raw: unknown, source?: string, { generates = true } = {}): GRPOConfig {
+export function parseGRPOConfig(raw: unknown, source?: string, { generates = true, worldSize = 1 } = {}): GRPOConfig {
   const config = parseConfig(grpoConfigSchema, raw, source);
-  const generation = generates ? generationProblems(config) : [];
-  const problems = [...generation, ...lossProblems(config), ...optionsWithoutEffect(config), ...runProblems(config)];
+  const problems = [
+    ...(generates ? generationProblems(config, worldSize) : []),
+    ...lossProblems(config),
+    ...optionsWithoutEffect(config),
+    ...rankProblems(config, worldSize),
+    ...runProblems(config),
+  ];
   if (problems.length > 0) throw new ConfigError(source ?? 'config', problems);
   return config;
 }
@@ -69,15 +74,16 @@ export function configOptions(schema: z.ZodObject): ConfigOption[] {
 }
 
 /** Options that are legal alone but not together. */
-function* generationProblems(c: GRPOConfig): Generator<string> {
+function* generationProblems(c: GRPOConfig, worldSize: number): Generator<string> {
   if (c.baseline !== 'none' && c.numGenerations < 2) {
     yield `numGenerations: must be at least 2 with baseline ${c.baseline}, got ${c.numGenerations}`;
   }
   const steps = c.stepsPerGeneration ?? c.gradientAccumulationSteps;
-  const generated = c.perDeviceTrainBatchSize * steps;
+  const generated = c.perDeviceTrainBatchSize * steps * worldSize;
   if (generated % c.numGenerations !== 0) {
     yield `numGenerations: ${c.numGenerations} must divide the ${generated} completions of a generation ` +
-      `(perDeviceTrainBatchSize ${c.perDeviceTrainBatchSize} x stepsPerGeneration ${steps})`;
+      `(perDeviceTrainBatchSize ${c.perDeviceTrainBatchSize} x stepsPerGeneration ${steps}` +
+      `${worldSize > 1 ? ` x ${worldSize} ranks` : ''})`;
   }
   if (c.contrast) {
     const without = c.numGenerations * c.contrast.share;
@@ -109,6 +115,13 @@ function* lossProblems(c: GRPOConfig): Generator<string> {
   }
   if (c.rolloutCorrectionGeometric && !c.rolloutCorrection?.startsWith('sequence')) {
     yield 'rolloutCorrectionGeometric: needs rolloutCorrection sequence-truncate or sequence-mask';
+  }
+}
+
+/** What would depend on how a batch is cut. */
+function* rankProblems(c: GRPOConfig, worldSize: number): Generator<string> {
+  if (worldSize > 1 && c.topEntropyQuantile < 1) {
+    yield `topEntropyQuantile: must be 1 on more than one rank, since it is taken over a micro-batch, got ${c.topEntropyQuantile}`;
   }
 }
 

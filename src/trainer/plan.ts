@@ -19,8 +19,8 @@ export interface RunPlan {
 }
 
 /** Rows of the data set that an update uses. May be a fraction, when rows are used for several updates. */
-export function promptsPerUpdate(c: GRPOConfig): number {
-  return (c.gradientAccumulationSteps * c.perDeviceTrainBatchSize) / (c.numGenerations * c.numIterations);
+export function promptsPerUpdate(c: GRPOConfig, worldSize = 1): number {
+  return (c.gradientAccumulationSteps * c.perDeviceTrainBatchSize * worldSize) / (c.numGenerations * c.numIterations);
 }
 
 export function planRun(config: GRPOConfig, rows: number | null): RunPlan {

@@ -3,9 +3,11 @@ import type { PromptRecord } from '../data/prompts.js';
 import type { DemonstrationRecord } from '../data/records.js';
 import type { TokenSequence } from '../models/token-scores.js';
 import { Scope } from '../tensor.js';
+import { tokenShare } from './balance.js';
 import type { SFTConfig, SFTOptions } from './config.js';
 import { backwardCrossEntropy } from './cross-entropy.js';
 import { parseSFTConfig } from './parse-config.js';
+import { alignRanks, evenShare, numbersFromJson, numbersToJson, togetherOrNot } from './ranks.js';
 import { type EvaluationResult, Trainer, type TrainerOptions, type Update } from './trainer.js';
 
 export interface SFTTrainerOptions extends TrainerOptions, SFTOptions {
@@ -29,7 +31,8 @@ export class SFTTrainer extends Trainer<SFTConfig> {
     super(config, options, {
       kind: 'sft',
       datasetLength: rows.length,
-      rowsPerUpdate: config.perDeviceTrainBatchSize * config.gradientAccumulationSteps,
+      rowsPerUpdate:
+        config.perDeviceTrainBatchSize * config.gradientAccumulationSteps * (options.processGroup?.worldSize ?? 1),
       hasEvaluation: evalRows.length > 0,
     });
     this.#rows = rows;
@@ -38,32 +41,39 @@ export class SFTTrainer extends Trainer<SFTConfig> {
 
   /** Throws a `ConfigError` that lists every option that cannot be used. */
   static async create(options: SFTTrainerOptions): Promise<SFTTrainer> {
-    const { policy, dataset, evalDataset, tracker, signal, ...rest } = options;
+    const { policy, dataset, evalDataset, tracker, signal, processGroup, ...rest } = options;
     const config = parseSFTConfig(rest, 'SFTTrainer');
     const rows = checkDemonstrations('dataset', dataset);
     const evalRows = evalDataset ? checkDemonstrations('evalDataset', evalDataset) : [];
-    return new SFTTrainer(config, { policy, tracker, signal }, rows, evalRows);
+    if (processGroup) await alignRanks(processGroup, policy, config, rows.length);
+    return new SFTTrainer(config, { policy, tracker, signal, processGroup }, rows, evalRows);
   }
 
   protected override async update(learningRate: number): Promise<Update> {
     const { perDeviceTrainBatchSize: size, gradientAccumulationSteps } = this.config;
-    const sequences = this.sampler!.take(size * gradientAccumulationSteps).map((row) => this.#encode(this.#rows[row]!));
+    const { rank, worldSize } = this.group;
+    const rows = this.sampler!.take(size * gradientAccumulationSteps * worldSize);
+    const sequences = rows.map((row) => this.#encode(this.#rows[row]!));
     const completions = countTokens(sequences);
     const scope = new Scope();
     try {
-      const sums = microBatches(sequences, size).map((batch) => {
+      const sums = microBatches(tokenShare(sequences, rank, worldSize), size).map((batch) => {
         const weights = batch.map(() => 1 / completions);
         return backwardCrossEntropy(this.policy, batch, weights, this.config, scope);
       });
       const norm = scope.track(this.optimizer.update(learningRate));
-      const [normValue, ...values] = await Promise.all([
-        norm.read(),
-        ...sums.flatMap((s) => [s.logProbs.read(), s.entropy.read()]),
-      ]);
-      const gradNorm = normValue[0]!;
+      let gradNorm = Number.NaN;
+      const values = await togetherOrNot(this.group, async () => {
+        const [normValue, logProbs, entropies] = await Promise.all([
+          norm.read(),
+          Promise.all(sums.map((s) => s.logProbs.read())),
+          Promise.all(sums.map((s) => s.entropy.read())),
+        ]);
+        gradNorm = normValue[0]!;
+        return [logProbs, entropies].map((parts) => numbersToJson(parts.map(sumOf)));
+      });
       const skipped: Record<string, number> = this.optimizer.applied(gradNorm) ? {} : { skipped_updates: 1 };
-      const total = (offset: 0 | 1) =>
-        values.filter((_, i) => i % 2 === offset).reduce((sum, part) => sum + sumOf(part), 0);
+      const total = (kind: 0 | 1) => sumOf(values.flatMap((ofRank) => numbersFromJson(ofRank[kind]!)));
       const prompts = sequences.reduce((sum, { promptIds }) => sum + promptIds.length, 0);
       return {
         loss: -total(0) / completions,
@@ -77,15 +87,20 @@ export class SFTTrainer extends Trainer<SFTConfig> {
   }
 
   protected override async evaluation(): Promise<EvaluationResult> {
-    let logProb = 0;
-    let tokens = 0;
-    for (const rows of microBatches(this.#evalRows, this.config.perDeviceEvalBatchSize)) {
-      const sequences = rows.map((row) => this.#encode(row));
-      const { logitsWorkspaceBytes: workspaceBytes } = this.config;
-      for (const logProbs of await this.policy.logProbs(sequences, { workspaceBytes })) logProb += sumOf(logProbs);
-      tokens += countTokens(sequences);
-    }
-    return { metrics: { 'eval/loss': -logProb / tokens } };
+    const { logitsWorkspaceBytes: workspaceBytes, perDeviceEvalBatchSize: size } = this.config;
+    const { begin, end } = evenShare(this.#evalRows.length, this.group.rank, this.group.worldSize);
+    const parts = await togetherOrNot(this.group, async () => {
+      let logProb = 0;
+      let tokens = 0;
+      for (const rows of microBatches(this.#evalRows.slice(begin, end), size)) {
+        const sequences = rows.map((row) => this.#encode(row));
+        for (const logProbs of await this.policy.logProbs(sequences, { workspaceBytes })) logProb += sumOf(logProbs);
+        tokens += countTokens(sequences);
+      }
+      return { logProb: numbersToJson([logProb])[0]!, tokens };
+    });
+    const tokens = sumOf(parts.map((part) => part.tokens));
+    return { metrics: { 'eval/loss': -sumOf(parts.map((part) => Number(part.logProb))) / tokens } };
   }
 
   protected override extraState(): Record<string, unknown> {

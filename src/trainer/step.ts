@@ -1,10 +1,14 @@
-import { type PolicyLoss, type PolicyLossOptions, policyLoss, readPolicyMetrics } from '../kernels/policy-loss.js';
+import type { ProcessGroup } from '../distributed/process-group.js';
+import { type PolicyLoss, type PolicyLossOptions, policyLoss } from '../kernels/policy-loss.js';
+import { mergePolicyStatistics, policyMetrics, type ReportedMetrics } from '../kernels/policy-statistics.js';
 import type { CausalLM } from '../models/causal-lm.js';
 import type { TokenScores } from '../models/token-scores.js';
 import { Scope, type Tensor } from '../tensor.js';
+import { tokenShare } from './balance.js';
 import type { Cloning } from './cloning.js';
 import type { GRPOConfig } from './config.js';
 import type { AdamW } from './optimizer.js';
+import { numbersFromJson, numbersToJson, togetherOrNot } from './ranks.js';
 import { lossMask, type Rollout, takesPart } from './rollout.js';
 
 export interface UpdateResult {
@@ -22,52 +26,70 @@ export interface Policies {
   reference: CausalLM | null;
 }
 
-/** Rollouts that run through the model together, with the tokens of theirs that count. */
+/** Rollouts that run through the model together, and what their loss is divided by. */
 interface MicroBatch {
   rollouts: readonly Rollout[];
-  /** A value a token; null when all count. */
-  mask: Int32Array | null;
-  tokens: number;
+  denominators: { tokens: number; sequences: number };
+}
+
+/** What an update works with, beside its rollouts. */
+export interface UpdateParts extends Policies {
+  optimizer: AdamW;
+  group: ProcessGroup;
+  config: GRPOConfig;
+  cloning?: Cloning | null;
+}
+
+/** What a rank read of its part of the update. */
+interface RankResult {
+  losses: (number | string)[];
+  statistics: (number | string)[][];
+  reported: ReportedMetrics | null;
+  sftLoss: number | string | null;
 }
 
 /**
- * One optimiser update. Every rollout has its advantage; each array of `batches` runs through the model at once, and all
- * share the denominators of the whole update, so that its gradient does not depend on how it was cut (but for lossType
- * bnpo, which is defined by its micro-batches, and topEntropyQuantile, which is taken over them). With `cloning` the
- * cross-entropy of its next demonstrations is added. Everything is queued first; the values are read once, at the end.
+ * One optimiser update. Every rollout has its advantage; `batches` has those of all ranks. Each rank works on a share of
+ * about as many tokens as any other, `perDeviceTrainBatchSize` sequences at once; all divide by the tokens and sequences
+ * of the whole update, so that its gradient does not depend on how it was cut (but for lossType bnpo, which is defined by
+ * `batches`, and topEntropyQuantile, which is taken over what runs at once). With `cloning` the cross-entropy of its next
+ * demonstrations is added. Everything is queued first; the values are read once, at the end, and are those of all ranks.
  */
 export async function updatePolicy(
-  policies: Policies,
-  optimizer: AdamW,
+  parts: UpdateParts,
   batches: readonly (readonly Rollout[])[],
-  config: GRPOConfig,
   learningRate: number,
-  cloning: Cloning | null = null,
 ): Promise<UpdateResult> {
+  const { optimizer, group, config, cloning = null } = parts;
   const scope = new Scope();
   const clones = cloning?.next() ?? [];
   try {
-    const microBatches = batches
-      .map((rollouts) => prepare(rollouts.filter(takesPart), config.maskTruncatedCompletions))
-      .filter((batch) => batch.rollouts.length > 0);
-    const tokens = Math.max(1, sum(microBatches.map((batch) => batch.tokens)));
-    const sequences = Math.max(1, sum(microBatches.map((batch) => batch.rollouts.length)));
-    const losses = microBatches.map((batch) => {
-      const own = Math.max(1, batch.tokens) * microBatches.length;
-      const denominators = { tokens: config.lossType === 'bnpo' ? own : tokens, sequences };
-      return backward(policies, batch, { ...lossOptions(config), denominators }, config, scope);
-    });
+    const losses = cutIntoMicroBatches(batches, config, group).map(({ rollouts, denominators }) =>
+      backward(parts, rollouts, { ...lossOptions(config), denominators }, config, scope),
+    );
     const cloned = cloning?.backward(clones, scope);
     const norm = scope.track(optimizer.update(learningRate));
-    const [gradNorm, metrics, sftLoss, ...parts] = await Promise.all([
-      readNumber(norm),
-      readPolicyMetrics(losses),
-      cloned?.read(),
-      ...losses.map((loss) => readNumber(loss.loss)),
-    ]);
+    let gradNorm = Number.NaN;
+    const ranks = await togetherOrNot<RankResult>(group, async () => {
+      const [normValue, sftLoss, statistics, values] = await Promise.all([
+        readNumber(norm),
+        cloned?.read() ?? null,
+        Promise.all(losses.map((loss) => loss.statistics.read())),
+        Promise.all(losses.map((loss) => readNumber(loss.loss))),
+      ]);
+      gradNorm = normValue;
+      return {
+        losses: numbersToJson(values),
+        statistics: statistics.map(numbersToJson),
+        reported: losses[0]?.reported ?? null,
+        sftLoss: sftLoss === null ? null : numbersToJson([sftLoss])[0]!,
+      };
+    });
+    const metrics = metricsOf(ranks);
     if (!optimizer.applied(gradNorm)) metrics.skipped_updates = 1;
-    if (sftLoss !== undefined) metrics.sft_loss = sftLoss;
-    const loss = sum(parts) + config.sftCoefficient * (sftLoss ?? 0);
+    const sftLoss = sum(ranks.map((rank) => Number(rank.sftLoss ?? 0)));
+    if (cloning) metrics.sft_loss = sftLoss;
+    const loss = sum(ranks.flatMap((rank) => numbersFromJson(rank.losses))) + config.sftCoefficient * sftLoss;
     const cloneTokens = {
       all: sum(clones.map(({ promptIds, completionIds }) => promptIds.length + completionIds.length)),
       completions: sum(clones.map(({ completionIds }) => completionIds.length)),
@@ -76,6 +98,35 @@ export async function updatePolicy(
   } finally {
     scope.dispose();
   }
+}
+
+/** This rank's part of an update. The tokens of lossType bnpo are those of a batch; each counts for as much as any other. */
+function cutIntoMicroBatches(
+  batches: readonly (readonly Rollout[])[],
+  { lossType, perDeviceTrainBatchSize: size, maskTruncatedCompletions }: GRPOConfig,
+  { rank, worldSize }: ProcessGroup,
+): MicroBatch[] {
+  const taking = batches.map((rollouts) => rollouts.filter(takesPart)).filter((rollouts) => rollouts.length > 0);
+  const tokensOf = (rollouts: readonly Rollout[]) =>
+    Math.max(1, sum(rollouts.map((rollout) => activeTokens(rollout, maskTruncatedCompletions))));
+  const sequences = Math.max(1, sum(taking.map((rollouts) => rollouts.length)));
+  const parts =
+    lossType === 'bnpo'
+      ? taking.map((rollouts) => ({ rollouts, tokens: tokensOf(rollouts) * taking.length }))
+      : [{ rollouts: taking.flat(), tokens: tokensOf(taking.flat()) }];
+  return parts.flatMap(({ rollouts, tokens }) => {
+    const own = tokenShare(rollouts, rank, worldSize);
+    return Array.from({ length: Math.ceil(own.length / size) }, (_, i) => ({
+      rollouts: own.slice(i * size, (i + 1) * size),
+      denominators: { tokens, sequences },
+    }));
+  });
+}
+
+function metricsOf(ranks: readonly RankResult[]): Record<string, number> {
+  const reported = ranks.find((rank) => rank.reported)?.reported;
+  if (!reported) return {};
+  return policyMetrics(mergePolicyStatistics(ranks.flatMap((rank) => rank.statistics.map(numbersFromJson))), reported);
 }
 
 /** The options of the policy loss, under the names of the kernel. */
@@ -114,7 +165,7 @@ export function lossOptions(c: GRPOConfig): PolicyLossOptions {
 /** Adds the gradients of a micro-batch; the tensors of its loss live as long as `scope`. */
 function backward(
   { policy, reference }: Policies,
-  { rollouts, mask }: MicroBatch,
+  rollouts: readonly Rollout[],
   options: PolicyLossOptions,
   config: GRPOConfig,
   scope: Scope,
@@ -134,7 +185,7 @@ function backward(
         refLogProbs: refLogProbs ?? referenceScores?.logProbs,
         rolloutLogProbs: packed(rollouts, 'rolloutLogProbs'),
         advantages: Float32Array.from(rollouts, (rollout) => rollout.advantage!),
-        mask,
+        mask: packedMask(rollouts, config.maskTruncatedCompletions),
         sequenceOffsets: scores.sequenceOffsets,
       },
       options,
@@ -150,13 +201,17 @@ function backward(
   }
 }
 
-function prepare(rollouts: readonly Rollout[], maskTruncated: boolean): MicroBatch {
+function activeTokens(rollout: Rollout, maskTruncated: boolean): number {
+  const mask = lossMask(rollout, maskTruncated);
+  return mask ? sum([...mask]) : rollout.completionIds.length;
+}
+
+/** 1 for each token of the batch that counts in the loss; null when all do. */
+function packedMask(rollouts: readonly Rollout[], maskTruncated: boolean): Int32Array | null {
   const masks = rollouts.map((rollout) => lossMask(rollout, maskTruncated));
-  const count = sum(rollouts.map((rollout) => rollout.completionIds.length));
-  if (masks.every((mask) => mask === null)) return { rollouts, mask: null, tokens: count };
+  if (masks.every((mask) => mask === null)) return null;
   const whole = (rollout: Rollout) => new Int32Array(rollout.completionIds.length).fill(1);
-  const mask = Int32Array.from(masks.flatMap((part, i) => [...(part ?? whole(rollouts[i]!))]));
-  return { rollouts, mask, tokens: sum([...mask]) };
+  return Int32Array.from(masks.flatMap((part, i) => [...(part ?? whole(rollouts[i]!))]));
 }
 
 /** One value a token of the batch, or null when the rollouts do not bring them. */

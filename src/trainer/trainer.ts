@@ -1,19 +1,18 @@
 import { Sampler } from '../data/sampler.js';
+import type { ProcessGroup } from '../distributed/process-group.js';
+import { singleProcessGroup } from '../distributed/single-process-group.js';
 import { FileFormatError, GrpoError, InvalidArgumentError } from '../errors.js';
 import type { CausalLM } from '../models/causal-lm.js';
 import type { RewardFailure } from '../rewards/score.js';
 import { combineTrackers } from '../tracking/combine.js';
 import type { TrackedCompletion, Tracker } from '../tracking/tracker.js';
-import {
-  type CheckpointState,
-  loadCheckpoint,
-  pruneCheckpoints,
-  readCheckpoint,
-  saveCheckpoint,
-} from './checkpoint.js';
+import { type CheckpointState, loadCheckpoint, readCheckpoint, readState, saveCheckpoint } from './checkpoint.js';
+import { pruneCheckpoints } from './checkpoint-folders.js';
 import type { GRPOConfig, SFTConfig } from './config.js';
+import { hashConfig } from './hash.js';
 import { averageMetrics } from './metrics.js';
 import { AdamW } from './optimizer.js';
+import { togetherOrNot } from './ranks.js';
 import { learningRateAt, totalUpdates } from './schedule.js';
 
 /** What one optimiser update did. */
@@ -46,8 +45,21 @@ export interface TrainerOptions {
   /** Its weights are changed in place. */
   policy: CausalLM;
   tracker?: Tracker | readonly Tracker[];
-  /** Ends the run after the update in progress. */
+  /** Ends the run after the update in progress; on one rank, that of all. */
   signal?: AbortSignal;
+  /**
+   * The ranks of a data-parallel run, each with a policy on its own device; `worldSize` times as much then makes an update.
+   * All must call the same methods in the same order. The caller closes it.
+   */
+  processGroup?: ProcessGroup;
+}
+
+/** Too many updates in a row had gradients that are not finite. The weights are those before the first of them. */
+export class NonFiniteGradientsError extends GrpoError {
+  constructor(step: number, skipped: number) {
+    const what = `The gradients of ${skipped} updates in a row, the last of them ${step}, were not finite`;
+    super('GRPO_NON_FINITE_GRADIENTS', `${what}; the weights are those before them (maxSkippedUpdates)`);
+  }
 }
 
 /** An update as a kind of trainer reports it. */
@@ -85,6 +97,8 @@ export abstract class Trainer<Config extends GRPOConfig | SFTConfig> implements 
   readonly policy: CausalLM;
   /** Updates of the whole run; null when neither a data set nor maxSteps says so. */
   readonly totalSteps: number | null;
+  /** The ranks of the run; a group of one without others. */
+  readonly group: ProcessGroup;
   protected readonly optimizer: AdamW;
   protected readonly sampler: Sampler | null;
   readonly #shape: RunShape;
@@ -93,15 +107,23 @@ export abstract class Trainer<Config extends GRPOConfig | SFTConfig> implements 
   #window: Record<string, number>[] = [];
   #globalStep = 0;
   #numTokens = 0;
+  #skippedInRow = 0;
   #stopRequested = false;
+  #stopAgreed = false;
+  #lastCheckpoint: { step: number; folder: string } | null = null;
   #busy = false;
   #tracking: 'before' | 'running' | 'finished' = 'before';
 
-  protected constructor(config: Config, { policy, tracker = [], signal }: TrainerOptions, shape: RunShape) {
+  protected constructor(
+    config: Config,
+    { policy, tracker = [], signal, processGroup }: TrainerOptions,
+    shape: RunShape,
+  ) {
     const { datasetLength } = shape;
     const epochSteps = datasetLength === null ? null : datasetLength / shape.rowsPerUpdate;
     this.config = config;
     this.policy = policy;
+    this.group = processGroup ?? singleProcessGroup(policy.device);
     this.totalSteps = totalUpdates(config, epochSteps);
     if (this.totalSteps === null && (config.lrSchedulerType !== 'constant' || config.warmupRatio > 0)) {
       const expected = 'a number, or lrSchedulerType constant without warmupRatio, when there is no data set';
@@ -112,12 +134,13 @@ export abstract class Trainer<Config extends GRPOConfig | SFTConfig> implements 
     }
     this.#shape = shape;
     this.#signal = signal;
-    this.#tracker = combineTrackers(Array.isArray(tracker) ? tracker : [tracker], (error) => {
+    const trackers = Array.isArray(tracker) ? tracker : [tracker];
+    this.#tracker = combineTrackers(this.group.rank === 0 ? trackers : [], (error) => {
       console.warn(`A tracker failed: ${error instanceof Error ? error.message : String(error)}`);
     });
     const { seed, shuffleDataset: shuffle } = config;
     this.sampler = datasetLength === null ? null : new Sampler(datasetLength, { seed, shuffle });
-    this.optimizer = new AdamW(policy.parameters, config);
+    this.optimizer = new AdamW(policy.parameters, config, this.group);
   }
 
   /** Updates so far. */
@@ -125,9 +148,19 @@ export abstract class Trainer<Config extends GRPOConfig | SFTConfig> implements 
     return this.#globalStep;
   }
 
-  /** Whether the run was asked to end. */
+  /** Whether the run was asked to end: on this rank, or on another one and the ranks have agreed on it. */
   get stopping(): boolean {
-    return this.#stopRequested || this.#signal?.aborted === true;
+    return this.#stopAgreed || this.#stopRequested || this.#signal?.aborted === true;
+  }
+
+  /** Whether the run has ended before its last update because it was asked to: the same on all ranks. */
+  get stopped(): boolean {
+    return this.#stopAgreed && this.#globalStep < (this.totalSteps ?? Number.POSITIVE_INFINITY);
+  }
+
+  /** What `save` wrote last. */
+  get lastCheckpoint(): { step: number; folder: string } | null {
+    return this.#lastCheckpoint;
   }
 
   /** Ends the run after the update in progress. */
@@ -152,7 +185,10 @@ export abstract class Trainer<Config extends GRPOConfig | SFTConfig> implements 
         await this.#startTracker();
         this.#tracker.metrics(0, await this.evaluate());
       }
-      while (this.#globalStep < this.totalSteps! && !this.stopping) {
+      while (this.#globalStep < this.totalSteps!) {
+        // Alone there is nothing to wait for: the update begins in the same turn of the event loop as the call.
+        this.#stopAgreed = this.group.worldSize > 1 ? await this.#agreeToStop() : this.stopping;
+        if (this.#stopAgreed) break;
         const report = await this.advance((learningRate) => this.update(learningRate));
         suspended = true;
         yield report;
@@ -172,35 +208,45 @@ export abstract class Trainer<Config extends GRPOConfig | SFTConfig> implements 
     return metrics;
   }
 
-  /** Writes a checkpoint, by default `checkpoint-<step>` in the folder of the run, and returns its path. */
+  /** Writes a checkpoint, by default `checkpoint-<step>` in the folder of the run, and returns its path; all ranks call it. */
   async save(folder?: string): Promise<string> {
     const { outputDir } = this.config;
     if (folder === undefined && outputDir === null) {
       throw new InvalidArgumentError('folder', 'a path, since there is no outputDir', folder);
     }
     const path = folder ?? `${outputDir}/checkpoint-${this.#globalStep}`;
-    await this.#exclusively(() =>
-      saveCheckpoint(path, this.policy, this.optimizer, {
-        trainer: this.#shape.kind,
-        step: this.#globalStep,
-        totalSteps: this.totalSteps,
-        numTokens: this.#numTokens,
-        datasetLength: this.#shape.datasetLength,
-        sampler: this.sampler?.state ?? null,
-        extra: this.extraState(),
-        config: this.config,
-      }),
+    const { policy, optimizer, group } = this;
+    await this.#exclusively(async () =>
+      saveCheckpoint(
+        path,
+        { policy, optimizer, group },
+        {
+          trainer: this.#shape.kind,
+          step: this.#globalStep,
+          skippedUpdates: this.#skippedInRow,
+          totalSteps: this.totalSteps,
+          numTokens: this.#numTokens,
+          datasetLength: this.#shape.datasetLength,
+          sampler: this.sampler?.state ?? null,
+          extra: this.extraState(),
+          config: this.config,
+          configHash: await hashConfig(this.config),
+        },
+      ),
     );
+    this.#lastCheckpoint = { step: this.#globalStep, folder: path };
     return path;
   }
 
   /**
    * Goes on from a checkpoint. The trainer must have been made as the one that wrote it: with the same start policy, data
-   * and options. Then the rest of the run gives the same bits as if it had never been interrupted.
+   * and options. Then the rest of the run gives the same bits as if it had never been interrupted. The number of ranks may
+   * be another one; each finds its part of the optimiser state. All ranks call it.
    */
   async resume(folder: string): Promise<void> {
     await this.#exclusively(async () => {
-      const state = await readCheckpoint(folder);
+      const { policy, optimizer, group } = this;
+      const state = await this.#readCheckpoint(folder);
       const { kind, datasetLength } = this.#shape;
       if (state.trainer !== kind) throw new FileFormatError(folder, `a checkpoint of ${state.trainer}, not of ${kind}`);
       if (state.datasetLength !== datasetLength) {
@@ -208,10 +254,11 @@ export abstract class Trainer<Config extends GRPOConfig | SFTConfig> implements 
         throw new FileFormatError(folder, problem);
       }
       await this.restoreExtra(state.extra, folder);
-      await loadCheckpoint(folder, this.policy, this.optimizer, state);
+      await togetherOrNot(group, () => loadCheckpoint(folder, { policy, optimizer }, state));
       if (state.sampler) this.sampler?.restore(state.sampler);
       this.#globalStep = state.step;
       this.#numTokens = state.numTokens;
+      this.#skippedInRow = state.skippedUpdates;
       await this.weightsChanged();
     });
   }
@@ -245,6 +292,7 @@ export abstract class Trainer<Config extends GRPOConfig | SFTConfig> implements 
       const { completions = [], rewardFailures = [], ...update } = await run(learningRate);
       this.#globalStep++;
       this.#numTokens += update.tokens.all;
+      this.#countSkipped(update.metrics);
       await this.weightsChanged();
       const seconds = (performance.now() - started) / 1000;
       const metrics = {
@@ -259,12 +307,41 @@ export abstract class Trainer<Config extends GRPOConfig | SFTConfig> implements 
     if (this.#isDue(this.config.evalSteps)) Object.assign(report.metrics, await this.evaluate());
     this.#log(report);
     if (this.#isDue(this.config.saveSteps)) {
-      await this.save();
-      if (this.config.saveTotalLimit !== null) {
-        await pruneCheckpoints(this.config.outputDir!, this.config.saveTotalLimit);
-      }
+      await this.#prune(await this.save());
+    }
+    if (this.config.maxSkippedUpdates !== null && this.#skippedInRow > this.config.maxSkippedUpdates) {
+      throw new NonFiniteGradientsError(this.#globalStep, this.#skippedInRow);
     }
     return report;
+  }
+
+  /** All ranks end after the same update when one of them was asked to. */
+  async #agreeToStop(): Promise<boolean> {
+    return (await this.group.allGatherValues(this.stopping)).includes(true);
+  }
+
+  #countSkipped(metrics: Readonly<Record<string, number>>): void {
+    this.#skippedInRow = metrics.skipped_updates ? this.#skippedInRow + 1 : 0;
+  }
+
+  /** Deletes old checkpoints when the new one can be read from beginning to end. */
+  async #prune(folder: string): Promise<void> {
+    const { outputDir, saveTotalLimit: keep } = this.config;
+    if (keep === null) return;
+    await togetherOrNot(this.group, async () => {
+      if (this.group.rank !== 0) return;
+      const { step } = await readCheckpoint(folder);
+      await pruneCheckpoints(outputDir!, { step, keep });
+    });
+  }
+
+  /** The state of a checkpoint whose files rank 0 has checked. */
+  async #readCheckpoint(folder: string): Promise<CheckpointState> {
+    let state: CheckpointState;
+    await togetherOrNot(this.group, async () => {
+      state = await (this.group.rank === 0 ? readCheckpoint(folder) : readState(folder));
+    });
+    return state!;
   }
 
   /** Every so many updates, and after the last. */

@@ -9,7 +9,7 @@ import type { Reward } from '../../../src/rewards/reward.js';
 import type { RolloutEngine } from '../../../src/rollout/engine.js';
 import { NativeEngine } from '../../../src/rollout/native-engine.js';
 import type { Device } from '../../../src/tensor.js';
-import { latestCheckpoint } from '../../../src/trainer/checkpoint.js';
+import { latestCheckpoint } from '../../../src/trainer/checkpoint-folders.js';
 import { GRPOTrainer, type GRPOTrainerOptions } from '../../../src/trainer/grpo-trainer.js';
 import type { StepReport } from '../../../src/trainer/trainer.js';
 import { tinyPolicy } from '../../tiny-model.js';
