@@ -17,6 +17,7 @@ import {
   type CheckpointParts,
   loadCheckpoint,
   readCheckpoint,
+  readState,
   saveCheckpoint,
 } from '../../../src/trainer/checkpoint.js';
 import {
