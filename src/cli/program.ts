@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs';
 import { Command, CommanderError, Option } from 'commander';
 import { GrpoError } from '../errors.js';
 import { cloneOptions, grpoOptions } from '../recipes/quickstart/settings.js';
@@ -8,10 +7,7 @@ import { addEvalCommand } from './eval-program.js';
 import { addConfigFlags } from './flags.js';
 import { collect, deviceOption, dtypeOption, modelOption, numberOption } from './options.js';
 import { sftSources, trainSources } from './run-config.js';
-
-export const packageVersion: string = JSON.parse(
-  readFileSync(new URL('../../package.json', import.meta.url), 'utf8'),
-).version;
+import { packageVersion } from './version.js';
 
 /** Exit codes: 0 done, 1 failed, 2 the command line or the configuration is wrong, 130 interrupted. */
 export async function runProgram(args: readonly string[]): Promise<number> {

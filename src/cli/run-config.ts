@@ -15,7 +15,26 @@ const sources = {
 const machine = {
   device: z.string().default('auto').describe('Where to compute: auto, cpu, cuda, cuda:1, webgpu'),
   dtype: z.enum(['f32', 'bf16']).default('f32').describe('Number format of the weights'),
-  threads: z.int().positive().nullable().default(null).describe('Threads of the CPU kernels; null: all'),
+  threads: z
+    .int()
+    .positive()
+    .nullable()
+    .default(null)
+    .describe('Threads of the CPU kernels; null: all, shared out among the ranks of a machine'),
+  rankTimeout: z.number().positive().default(600).describe('Seconds that a rank waits for the others in one exchange'),
+  hungAfter: z
+    .number()
+    .positive()
+    .default(30)
+    .describe('Seconds without a sign of life after which a rank is taken for hung'),
+  networkInterface: z
+    .string()
+    .min(1)
+    .nullable()
+    .default(null)
+    .describe(
+      'Network interface or address of this machine for the exchange between ranks; null: that of its host name',
+    ),
 };
 
 const rewards = {

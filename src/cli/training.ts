@@ -2,13 +2,13 @@ import { existsSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { z } from 'zod';
-import { openDevice } from '../backend/open-device.js';
+import type { ProcessGroup } from '../distributed/process-group.js';
 import { GrpoError } from '../errors.js';
 import { CausalLM } from '../models/causal-lm.js';
 import type { Device } from '../tensor.js';
 import { ConsoleTracker } from '../tracking/console.js';
 import type { Tracker } from '../tracking/tracker.js';
-import { latestCheckpoint } from '../trainer/checkpoint-folders.js';
+import { latestCheckpoint, removePartialCheckpoints } from '../trainer/checkpoint-folders.js';
 import type { GRPOConfig, SFTConfig } from '../trainer/config.js';
 import { parseConfig } from '../trainer/parse-config.js';
 import type { StepReport, Trainer } from '../trainer/trainer.js';
@@ -16,6 +16,7 @@ import { ConfigSource, type ParsedFile, readConfigFile } from './config-source.j
 import { flagValues } from './flags.js';
 import { Interrupt, interruptedExitCode } from './interrupt.js';
 import { readInput } from './model.js';
+import { type RankOptions, Ranks } from './ranks.js';
 import { pathOptions, withLists } from './run-config.js';
 import { configFile, defaultOutputDir, RunFolder } from './run-folder.js';
 
@@ -28,7 +29,7 @@ export interface RunRequest<Run> {
   resume: string | boolean;
 }
 
-type AnyRun = { device: string; dtype: 'f32' | 'bf16'; threads: number | null; model: string };
+type AnyRun = RankOptions & { dtype: 'f32' | 'bf16'; model: string } & Record<string, unknown>;
 
 export async function readRequest<Schema extends z.ZodObject>(
   command: 'train' | 'sft',
@@ -69,44 +70,71 @@ export async function readRows<Row>(
 /**
  * Carries a run through: opens device and folder, makes the trainer, trains, saves. A first Ctrl-C ends it after the
  * step in progress, with a checkpoint. `release` frees in the end, while the device is open, what `createTrainer` has
- * opened. Returns the exit code.
+ * opened. Of several ranks the first prints and writes the folder. Returns the exit code.
  */
 export async function carryOut<Config extends GRPOConfig | SFTConfig>(
-  { command, run, resume }: RunRequest<AnyRun>,
-  createTrainer: (parts: { policy: CausalLM; tracker: Tracker[]; signal: AbortSignal }) => Promise<Trainer<Config>>,
+  request: RunRequest<AnyRun>,
+  createTrainer: (parts: TrainerParts) => Promise<Trainer<Config>>,
   release: () => Promise<void> = async () => {},
 ): Promise<number> {
-  const folder = await RunFolder.open(run.outputDir, { resume: resume !== false });
-  const checkpoint = await checkpointToResume(run.outputDir, resume);
-  await folder.writeConfig(run);
+  const ranks = await Ranks.join(request.run);
+  return ranks.run(() => runOnRank(request, ranks, createTrainer, release));
+}
+
+/** What the trainer of a rank is made from. */
+export interface TrainerParts {
+  policy: CausalLM;
+  tracker: Tracker[];
+  signal: AbortSignal;
+  processGroup: ProcessGroup | undefined;
+}
+
+async function runOnRank<Config extends GRPOConfig | SFTConfig>(
+  { command, run, resume }: RunRequest<AnyRun>,
+  ranks: Ranks,
+  createTrainer: (parts: TrainerParts) => Promise<Trainer<Config>>,
+  release: () => Promise<void>,
+): Promise<number> {
   const progress = new ConsoleTracker();
-  progress.print(`Run folder: ${folder.show()}`);
-  const onError = (error: unknown) => progress.print(`Recording failed: ${(error as Error).message}`);
-  const interrupt = new Interrupt(() => progress.print('Finishing this step, then saving. Ctrl-C again ends at once.'));
+  const print = (text: string) => {
+    if (ranks.first) progress.print(text);
+  };
+  const goesOn = resume !== false || ranks.restarted;
+  const folder = ranks.first ? await RunFolder.open(run.outputDir, { resume: goesOn }) : null;
+  const checkpoint = await ranks.fromFirst(() => checkpointToResume(run.outputDir, resume, ranks.restarted, print));
+  await folder?.writeConfig(run);
+  if (folder) print(`Run folder: ${folder.show()}`);
+  const onError = (error: unknown) => print(`Recording failed: ${(error as Error).message}`);
+  const interrupt = new Interrupt(() => print('Finishing this step, then saving. Ctrl-C again ends at once.'));
   let device: Device | undefined;
   let trainer: Trainer<Config> | undefined;
   try {
-    device = await openDevice(run.device, { threads: run.threads ?? undefined });
-    progress.print(`Device: ${device.name} (${device.why})`);
+    device = await ranks.openDevice(run);
+    print(`Device: ${device.name} (${device.why})${ranks.worldSize > 1 ? `, rank 0 of ${ranks.worldSize}` : ''}`);
+    const processGroup = await ranks.openGroup(device, run);
     const policy = await CausalLM.load(run.model, { device, dtype: run.dtype });
-    const tracker = [progress, ...folder.trackers(onError)];
-    trainer = await createTrainer({ policy, tracker, signal: interrupt.signal });
+    const tracker = folder ? [progress, ...folder.trackers(onError)] : [];
+    trainer = await createTrainer({ policy, tracker, signal: interrupt.signal, processGroup });
+    trainer.onActivity = (activity) => ranks.report(activity);
     if (checkpoint) {
       await trainer.resume(checkpoint);
-      await folder.forgetAfter(trainer.globalStep);
-      progress.print(`Resumed from ${checkpoint}`);
+      print(`Resumed from ${checkpoint}`);
     }
-    const failures = new FailureNotices((text) => progress.print(text));
+    if (goesOn) await folder?.forgetAfter(trainer.globalStep);
+    const failures = new FailureNotices(print);
     for await (const report of trainer) failures.show(report);
-    if (interrupt.signal.aborted && trainer.globalStep < trainer.totalSteps!) {
-      const saved = await trainer.save();
-      progress.print(`Stopped after step ${trainer.globalStep} of ${trainer.totalSteps}. Checkpoint: ${saved}`);
-      progress.print(`Resume with: grpo ${command} ${folder.show(configFile)} --resume`);
+    if (trainer.stopped) {
+      const last = trainer.lastCheckpoint;
+      const saved = last?.step === trainer.globalStep ? last.folder : await trainer.save();
+      print(`Stopped after step ${trainer.globalStep} of ${trainer.totalSteps}. Checkpoint: ${saved}`);
+      if (folder) print(`Resume with: grpo ${command} ${folder.show(configFile)} --resume`);
       return interruptedExitCode;
     }
-    await policy.save(`${folder.path}/model`);
-    progress.print(`Model:  ${folder.show('model')}`);
-    progress.print(`Report: ${folder.report}`);
+    if (folder) {
+      await policy.save(`${folder.path}/model`);
+      print(`Model:  ${folder.show('model')}`);
+      print(`Report: ${folder.report}`);
+    }
     return 0;
   } finally {
     interrupt.dispose();
@@ -119,12 +147,21 @@ export async function carryOut<Config extends GRPOConfig | SFTConfig>(
   }
 }
 
-async function checkpointToResume(outputDir: string, resume: string | boolean): Promise<string | null> {
-  if (resume === false) return null;
-  if (typeof resume === 'string') return resume;
-  const latest = await latestCheckpoint(outputDir);
-  if (!latest) throw new GrpoError('GRPO_CONFIG', `--resume: ${outputDir} has no checkpoint`);
-  return latest;
+/** null: from the beginning. A run that the launcher starts again may have no checkpoint yet. */
+async function checkpointToResume(
+  outputDir: string,
+  resume: string | boolean,
+  restarted: boolean,
+  print: (text: string) => void,
+): Promise<string | null> {
+  if (resume === false && !restarted) return null;
+  if (typeof resume === 'string' && !restarted) return resume;
+  await removePartialCheckpoints(outputDir);
+  const latest = await latestCheckpoint(outputDir, {
+    onUnusable: ({ folder, error }) => print(`Passing over ${folder}, which cannot be used: ${error.message}`),
+  });
+  if (latest || restarted) return latest ?? (typeof resume === 'string' ? resume : null);
+  throw new GrpoError('GRPO_CONFIG', `--resume: ${outputDir} has no checkpoint`);
 }
 
 /** Tells the first failure of each reward and kind; the metrics count the rest. */

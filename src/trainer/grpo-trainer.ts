@@ -196,6 +196,7 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
 
   async #updateOn(batches: Rollout[][], generations: Generation[], learningRate: number): Promise<Update> {
     const { policy, optimizer, group, config } = this;
+    this.onActivity(`update ${this.globalStep + 1}`);
     const parts = { policy, reference: this.#reference, optimizer, group, config, cloning: this.#cloning };
     const { loss, gradNorm, metrics, cloneTokens } = await updatePolicy(parts, batches, learningRate);
     const rollouts = batches.flat();
@@ -217,6 +218,7 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
     const n = config.numGenerations;
     const question = this.#question(this.sampler!.take(this.#promptsPerGeneration), this.#generations++);
     const { asked, contrast } = question;
+    this.onActivity(`rollout ${this.#generations}`);
     const generated = await generateOnRanks(this.#engine, { ...question, groupSize: n }, this.#rewards, this.group);
     this.#prefetch();
     const { completions, scored, failures } = generated;

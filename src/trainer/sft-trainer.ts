@@ -52,6 +52,7 @@ export class SFTTrainer extends Trainer<SFTConfig> {
   protected override async update(learningRate: number): Promise<Update> {
     const { perDeviceTrainBatchSize: size, gradientAccumulationSteps } = this.config;
     const { rank, worldSize } = this.group;
+    this.onActivity(`update ${this.globalStep + 1}`);
     const rows = this.sampler!.take(size * gradientAccumulationSteps * worldSize);
     const sequences = rows.map((row) => this.#encode(this.#rows[row]!));
     const completions = countTokens(sequences);

@@ -97,6 +97,8 @@ export abstract class Trainer<Config extends GRPOConfig | SFTConfig> implements 
   readonly policy: CausalLM;
   /** Updates of the whole run; null when neither a data set nor maxSteps says so. */
   readonly totalSteps: number | null;
+  /** Hears what the trainer begins to do: `rollout`, `rewards`, `backward`, `checkpoint`, ... */
+  onActivity: (activity: string) => void = () => {};
   /** The ranks of the run; a group of one without others. */
   readonly group: ProcessGroup;
   protected readonly optimizer: AdamW;
@@ -203,6 +205,7 @@ export abstract class Trainer<Config extends GRPOConfig | SFTConfig> implements 
   /** Scores the held-out rows now. */
   async evaluate(): Promise<Record<string, number>> {
     if (!this.#shape.hasEvaluation) throw new InvalidArgumentError('evalDataset', 'held-out rows', undefined);
+    this.onActivity('evaluation');
     const { metrics, completions = [] } = await this.#exclusively(() => this.evaluation());
     if (completions.length > 0) this.#tracker.completions?.(completions);
     return metrics;
@@ -216,6 +219,7 @@ export abstract class Trainer<Config extends GRPOConfig | SFTConfig> implements 
     }
     const path = folder ?? `${outputDir}/checkpoint-${this.#globalStep}`;
     const { policy, optimizer, group } = this;
+    this.onActivity(`checkpoint ${this.#globalStep}`);
     await this.#exclusively(async () =>
       saveCheckpoint(
         path,

@@ -3,7 +3,7 @@ import { loadAddon } from '../../backend/loader.js';
 import type { NativeBackend } from '../../backend/native.js';
 import { availableDevices, openDevice } from '../../backend/open-device.js';
 import type { Device } from '../../tensor.js';
-import { packageVersion } from '../program.js';
+import { packageVersion } from '../version.js';
 
 interface Diagnosis {
   version: string;

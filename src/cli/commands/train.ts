@@ -1,3 +1,4 @@
+import { resolveLaunchEnvironment } from '../../distributed/launch-environment.js';
 import type { RolloutEngine } from '../../rollout/engine.js';
 import { grpoConfigSchema } from '../../trainer/config.js';
 import { GRPOTrainer } from '../../trainer/grpo-trainer.js';
@@ -15,7 +16,8 @@ export async function train(
 ): Promise<number> {
   const request = await readRequest('train', trainRunSchema, configPath, flags);
   const { source, run } = request;
-  const config = source.check(() => parseGRPOConfig(pickOptions(grpoConfigSchema, run)));
+  const worldSize = resolveLaunchEnvironment(process.env)?.worldSize;
+  const config = source.check(() => parseGRPOConfig(pickOptions(grpoConfigSchema, run), undefined, { worldSize }));
   source.check(() => checkEngine(run.engine, config));
   const rewards = await source.checkAsync(() => loadRewards(run.rewards));
   if (dry) {
