@@ -1,4 +1,5 @@
 import { Command, CommanderError, Option } from 'commander';
+import { exitCodeOf } from '../distributed/exit-codes.js';
 import { GrpoError } from '../errors.js';
 import { cloneOptions, grpoOptions } from '../recipes/quickstart/settings.js';
 import { grpoConfigSchema, sftConfigSchema } from '../trainer/config.js';
@@ -9,7 +10,7 @@ import { collect, deviceOption, dtypeOption, modelOption, numberOption } from '.
 import { sftSources, trainSources } from './run-config.js';
 import { packageVersion } from './version.js';
 
-/** Exit codes: 0 done, 1 failed, 2 the command line or the configuration is wrong, 130 interrupted. */
+/** Exit codes: 0 done, 1 failed, 2 the command line or the configuration is wrong, 75 try again, 130 interrupted. */
 export async function runProgram(args: readonly string[]): Promise<number> {
   let exitCode = 0;
   try {
@@ -22,7 +23,7 @@ export async function runProgram(args: readonly string[]): Promise<number> {
     // What this package throws on purpose needs no stack; anything else is a bug, and its stack says where.
     const expected = error instanceof GrpoError && process.env.GRPO_DEBUG === undefined;
     process.stderr.write(`grpo: ${expected ? error.message : error instanceof Error ? error.stack : String(error)}\n`);
-    return error instanceof GrpoError && error.code === 'GRPO_CONFIG' ? 2 : 1;
+    return exitCodeOf(error);
   }
 }
 
@@ -60,6 +61,24 @@ function createProgram(setExitCode: (code: number) => void): Command {
     });
   addConfigFlags(sft, 'Sources:', configOptions(sftSources));
   addConfigFlags(sft, 'Training:', configOptions(sftConfigSchema));
+
+  program
+    .command('launch')
+    .description(
+      'Start one process a device on this machine, and watch over them: grpo launch --nproc 8 -- train run.yaml',
+    )
+    .argument('<command...>', 'what each process runs, behind --: train or sft with its options')
+    .addOption(numberOption('--nproc <integer>', 'processes on this machine').makeOptionMandatory())
+    .addOption(numberOption('--nnodes <integer>', 'machines; start this command on each', 1))
+    .addOption(numberOption('--node-rank <integer>', 'which of the machines this is, from 0', 0))
+    .option('--master-addr <host>', 'address of the machine with --node-rank 0, as the others reach it')
+    .addOption(numberOption('--master-port <integer>', 'port there (default: a free one; 29500 for several machines)'))
+    .option('--run-id <text>', 'name that tells this run from others at the same port; the same on all machines')
+    .addOption(numberOption('--max-restarts <integer>', 'times that all ranks start again from the last checkpoint', 0))
+    .addOption(numberOption('--grace <number>', 'seconds between the request to end and the end by force', 10))
+    .action(async (args, flags) => {
+      setExitCode(await (await import('./commands/launch.js')).launchCommand(args, flags));
+    });
 
   program
     .command('generate')

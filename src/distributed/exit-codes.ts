@@ -1,5 +1,5 @@
 import { constants } from 'node:os';
-import { GrpoError } from '../errors.js';
+import { CollectiveError, GrpoError } from '../errors.js';
 
 /** What the exit code of a process of a run says. */
 export const exitCodes = {
@@ -11,16 +11,19 @@ export const exitCodes = {
   retryable: 75,
 } as const;
 
-/** Codes of errors that come from outside the program, and may be gone when it runs again. */
-const retryableCodes = new Set(['GRPO_DEVICE_LOST', 'GRPO_COLLECTIVE', 'GRPO_COLLECTIVE_TIMEOUT']);
-
 /** The exit code that an error stands for. */
 export function exitCodeOf(error: unknown): number {
   const own = (error as { exitCode?: unknown } | null)?.exitCode;
   if (error instanceof GrpoError && typeof own === 'number') return own;
   if (!(error instanceof GrpoError)) return exitCodes.failed;
   if (error.code === 'GRPO_CONFIG') return exitCodes.config;
-  return retryableCodes.has(error.code) ? exitCodes.retryable : exitCodes.failed;
+  return fromOutside(error) ? exitCodes.retryable : exitCodes.failed;
+}
+
+/** Whether what failed is a device, another process or the network, and not this program. */
+function fromOutside(error: GrpoError): boolean {
+  if (error instanceof CollectiveError) return error.reason !== 'mismatch' && error.reason !== 'input';
+  return error.code === 'GRPO_DEVICE_LOST';
 }
 
 /** The exit code of a process that ended by itself or by a signal: nothing it did decides whether another try helps. */
