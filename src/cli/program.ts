@@ -43,7 +43,10 @@ function createProgram(setExitCode: (code: number) => void): Command {
       '[config]',
       'YAML file with the options below in camelCase, or a recipe such as raif/qwen2.5-1.5b; flags win',
     )
-    .option('--resume [checkpoint]', 'continue from the latest checkpoint of outputDir, or from this one')
+    .option(
+      '--resume [checkpoint]',
+      'continue from the latest checkpoint of outputDir, or from this one; auto: from the latest if there is one',
+    )
     .option('--dry-run', 'print what the run would do, with its learning rates and its memory, and end')
     .action(async (config, flags) => {
       setExitCode(await (await import('./commands/train.js')).train(config, flags));
@@ -55,7 +58,10 @@ function createProgram(setExitCode: (code: number) => void): Command {
     .command('sft')
     .description('Teach a model to imitate demonstrations (behaviour cloning), the usual step before GRPO')
     .argument('[config]', 'YAML file with the options below in camelCase; flags win over it')
-    .option('--resume [checkpoint]', 'continue from the latest checkpoint of outputDir, or from this one')
+    .option(
+      '--resume [checkpoint]',
+      'continue from the latest checkpoint of outputDir, or from this one; auto: from the latest if there is one',
+    )
     .action(async (config, flags) => {
       setExitCode(await (await import('./commands/sft.js')).sft(config, flags));
     });

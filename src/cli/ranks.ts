@@ -1,11 +1,16 @@
 import { availableParallelism } from 'node:os';
+import process from 'node:process';
 import { availableDevices, openDevice } from '../backend/open-device.js';
-import { ControlPlane } from '../distributed/control-plane.js';
-import { exitCodeOf } from '../distributed/exit-codes.js';
+import { ControlPlane, type RunIdentity } from '../distributed/control-plane.js';
+import { RankFailedError } from '../distributed/errors.js';
+import { exitCodeOf, exitCodes } from '../distributed/exit-codes.js';
 import { type LaunchEnvironment, resolveLaunchEnvironment } from '../distributed/launch-environment.js';
+import { watchLauncher } from '../distributed/launcher-watch.js';
 import { openProcessGroup } from '../distributed/open-process-group.js';
 import type { ProcessGroup } from '../distributed/process-group.js';
-import { CollectiveError } from '../errors.js';
+import { deviceOfRank } from '../distributed/rank-device.js';
+import { reportingGroup } from '../distributed/reporting-group.js';
+import { CollectiveError, type GrpoError } from '../errors.js';
 import type { Device } from '../tensor.js';
 import { hashText } from '../trainer/hash.js';
 import { packageVersion } from './version.js';
@@ -13,7 +18,9 @@ import { packageVersion } from './version.js';
 /** What of a run's options concerns the ranks. */
 export interface RankOptions {
   device: string;
+  devices: readonly string[] | null;
   threads: number | null;
+  joinTimeout: number;
   rankTimeout: number;
   hungAfter: number;
   networkInterface: string | null;
@@ -32,6 +39,9 @@ export class Ranks {
   readonly #plane: ControlPlane | null;
   #group: ProcessGroup | undefined;
   #shared = 0;
+  #phase = '';
+  #stopWatching: () => void = () => {};
+  #ending: NodeJS.Timeout | null = null;
 
   private constructor(environment: LaunchEnvironment | null, plane: ControlPlane | null) {
     this.#environment = environment;
@@ -44,15 +54,16 @@ export class Ranks {
   /** Meets the other processes; all must have the same options and the same version of this package. */
   static async join(run: RankOptions & Record<string, unknown>): Promise<Ranks> {
     const environment = resolveLaunchEnvironment(process.env);
-    if (!environment || environment.worldSize === 1) return new Ranks(environment, null);
-    const config = Object.fromEntries(Object.entries(run).map(([name, value]) => [name, JSON.stringify(value) ?? '']));
-    const configHash = await hashText(JSON.stringify(config));
-    const heartbeat = Math.min(2, run.hungAfter / 4);
-    const identity = { version: packageVersion, configHash, config };
-    const plane = await ControlPlane.join(environment, identity, { hungAfter: run.hungAfter, heartbeat });
+    const alone = environment === null || environment.worldSize === 1;
+    const { joinTimeout, hungAfter } = run;
+    const limits = { joinTimeout, hungAfter, heartbeat: Math.min(2, hungAfter / 4) };
+    const plane = alone ? null : await ControlPlane.join(environment, await identityOf(run), limits);
     const ranks = new Ranks(environment, plane);
-    // A rank that waits for something else than the others, such as a reward, would not notice.
-    plane.onAbort((error) => setTimeout(() => process.exit(exitCodeOf(error)), endingTime).unref());
+    ranks.#stopWatching = watchLauncher(() => ranks.#launcherGone());
+    plane?.onAbort((error) => {
+      ranks.#group?.abort(error.message);
+      ranks.#endSoon(error);
+    });
     return ranks;
   }
 
@@ -61,27 +72,40 @@ export class Ranks {
     return this.rank === 0;
   }
 
+  /** How the ranks found each other; empty when there is only one. */
+  get description(): string {
+    if (!this.#plane) return '';
+    const { launcher, masterAddress, masterPort } = this.#environment!;
+    return `${this.worldSize} ranks, by the settings of ${launcher}, which meet at ${masterAddress}:${masterPort}`;
+  }
+
   /** The device of this rank: of a machine's GPUs the one with its local rank, else the CPU with its part of the cores. */
-  async openDevice({ device, threads }: RankOptions): Promise<Device> {
-    if (this.worldSize === 1) return openDevice(device, { threads: threads ?? undefined });
-    const { localRank } = this.#environment!;
-    const cuda = device === 'cuda' || (device === 'auto' && (await hasCuda()));
-    const name = cuda ? `cuda:${localRank}` : device === 'auto' ? 'cpu' : device;
+  async openDevice(run: RankOptions): Promise<Device> {
+    const { threads } = run;
+    const name = await deviceOfRank(run, this.#environment, {
+      // Threads are for the CPU: with them `auto` means it.
+      hasCuda: async () => threads === null && (await hasCuda()),
+      visibleDevices: process.env.CUDA_VISIBLE_DEVICES,
+    });
+    if (this.worldSize === 1) return openDevice(name, { threads: threads ?? undefined });
     const ranksHere = Number(process.env.LOCAL_WORLD_SIZE ?? 1);
-    const share = Math.max(1, Math.floor(availableParallelism() / ranksHere));
+    const share = process.env.GRPO_THREADS ? undefined : Math.max(1, Math.floor(availableParallelism() / ranksHere));
     return openDevice(name, { threads: threads ?? (name === 'cpu' ? share : undefined) });
   }
 
   /** Connects the devices of all ranks; undefined when there is only one. */
   async openGroup(device: Device, run: RankOptions): Promise<ProcessGroup | undefined> {
-    if (!this.#plane) return undefined;
-    const { rank, worldSize, localRank } = this.#environment!;
     const plane = this.#plane;
+    if (!plane) return undefined;
+    const { rank, worldSize, localRank } = this.#environment!;
+    this.report('connecting');
     const options = { device, rank, worldSize, localRank, store: plane.store, timeoutSeconds: run.rankTimeout };
-    const group = await openProcessGroup({ ...options, interface: run.networkInterface ?? undefined });
-    plane.onAbort((error) => group.abort(error.message));
+    // The others reach this rank by the network by which it reaches rank 0.
+    const network = device.kind === 'cpu' ? (run.networkInterface ?? plane.localAddress) : undefined;
+    const group = await openProcessGroup({ ...options, interface: network });
     this.#group = group;
-    return group;
+    if (plane.failure) group.abort(plane.failure.message);
+    return reportingGroup(group, (collective) => plane.report(`${this.#phase}: ${collective}`));
   }
 
   /** What rank 0 finds, for all ranks. */
@@ -98,24 +122,76 @@ export class Ranks {
 
   /** Says what this rank is doing, for the errors of the others if it dies. */
   report(activity: string): void {
+    this.#phase = activity;
     this.#plane?.report(activity);
   }
 
-  /** Runs the work of this rank. When it fails, all ranks end with the same error. */
-  async run<T>(work: () => Promise<T>): Promise<T> {
-    if (!this.#plane) return work();
-    try {
-      const result = await work();
-      await this.#group?.close();
-      await this.#plane.leave();
-      return result;
-    } catch (error) {
-      const failure = await this.#plane.fail(error, { secondary: error instanceof CollectiveError });
-      await this.#group?.close().catch(() => {});
-      await this.#plane.close();
-      throw failure;
-    }
+  /** The work is done on this rank; waits for the others. */
+  async leave(): Promise<void> {
+    this.report('finishing');
+    await this.#group?.close();
+    await this.#plane?.leave();
   }
+
+  /**
+   * To be called with an error before anything is closed, since what is closed may wait for other ranks: tells them, and
+   * gives the error to throw. That is the same on all ranks, but for the rank that it began at, which has its own.
+   */
+  async failed(error: unknown): Promise<unknown> {
+    if (!this.#plane) return error;
+    const echo = error instanceof CollectiveError || (error as GrpoError | null)?.code === 'GRPO_RANK_FAILED';
+    const shared = await this.#plane.fail(error, { secondary: echo });
+    const isOwn = shared.code === 'GRPO_RANK_FAILED' && shared.ranks.includes(this.rank);
+    return isOwn ? error : shared;
+  }
+
+  async close(): Promise<void> {
+    this.#stopWatching();
+    // A group that is alive waits for the others when it closes; who comes here with one has failed.
+    this.#group?.abort('this rank ends');
+    await this.#group?.close().catch(() => {});
+    await this.#plane?.close();
+    if (this.#ending) clearTimeout(this.#ending);
+  }
+
+  #launcherGone(): void {
+    const error = new RankFailedError({
+      code: 'GRPO_LAUNCHER_GONE',
+      message: 'The launcher that started this process has ended without ending it',
+      ranks: [this.rank],
+      activity: null,
+      exitCode: exitCodes.retryable,
+    });
+    if (this.#plane) void this.#plane.fail(error);
+    else this.#endSoon(error);
+  }
+
+  /** A rank that waits for something else than the others, such as a reward, would not notice that the run is over. */
+  #endSoon(error: GrpoError): void {
+    this.#ending ??= setTimeout(() => {
+      process.stderr.write(`grpo: ${error.message}\n`);
+      process.exit(exitCodeOf(error));
+    }, endingTime).unref();
+  }
+}
+
+/** Where and with how much patience a machine computes may differ; what is computed may not. */
+const ofTheMachine = new Set([
+  ...['device', 'devices', 'threads', 'joinTimeout', 'rankTimeout', 'hungAfter', 'networkInterface'],
+  ...['model', 'dataset', 'evalDataset', 'demonstrations'],
+]);
+const longestText = 100;
+
+async function identityOf(run: Readonly<Record<string, unknown>>): Promise<RunIdentity> {
+  const texts = Object.entries(run)
+    .filter(([name]) => !ofTheMachine.has(name))
+    .map(([name, value]) => [name, JSON.stringify(value) ?? 'null'] as const);
+  const shorten = (text: string) => (text.length > longestText ? `${text.slice(0, longestText)}...` : text);
+  return {
+    version: packageVersion,
+    configHash: (await hashText(JSON.stringify(texts))).slice(0, 16),
+    config: Object.fromEntries(texts.map(([name, text]) => [name, shorten(text)])),
+  };
 }
 
 async function hasCuda(): Promise<boolean> {

@@ -14,6 +14,12 @@ const sources = {
 
 const machine = {
   device: z.string().default('auto').describe('Where to compute: auto, cpu, cuda, cuda:1, webgpu'),
+  devices: z
+    .array(z.string().min(1))
+    .min(1)
+    .nullable()
+    .default(null)
+    .describe('With several ranks on a machine: the device of each, by local rank; null: device says it'),
   dtype: z.enum(['f32', 'bf16']).default('f32').describe('Number format of the weights'),
   threads: z
     .int()
@@ -21,6 +27,7 @@ const machine = {
     .nullable()
     .default(null)
     .describe('Threads of the CPU kernels; null: all, shared out among the ranks of a machine'),
+  joinTimeout: z.number().positive().default(300).describe('Seconds that ranks wait for all of them to start'),
   rankTimeout: z.number().positive().default(600).describe('Seconds that a rank waits for the others in one exchange'),
   hungAfter: z
     .number()
@@ -105,7 +112,7 @@ export const pathOptions: PathOptions = {
 
 /** One file or reward may stand where a list is expected. */
 export function withLists(values: Readonly<Record<string, unknown>>): Record<string, unknown> {
-  const lists = ['dataset', 'evalDataset', 'demonstrations', 'rewards'];
+  const lists = ['dataset', 'evalDataset', 'demonstrations', 'rewards', 'devices'];
   const asList = (value: unknown) => (Array.isArray(value) || value === null || value === undefined ? value : [value]);
   return { ...values, ...Object.fromEntries(lists.filter((n) => n in values).map((n) => [n, asList(values[n])])) };
 }

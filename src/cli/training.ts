@@ -25,7 +25,7 @@ export interface RunRequest<Run> {
   command: 'train' | 'sft';
   source: ConfigSource;
   run: Run & { outputDir: string };
-  /** A checkpoint, `true` for the latest one, `false` for a new run. */
+  /** A checkpoint, `true` for the latest one, `auto` for the latest if there is one, `false` for a new run. */
   resume: string | boolean;
 }
 
@@ -78,7 +78,11 @@ export async function carryOut<Config extends GRPOConfig | SFTConfig>(
   release: () => Promise<void> = async () => {},
 ): Promise<number> {
   const ranks = await Ranks.join(request.run);
-  return ranks.run(() => runOnRank(request, ranks, createTrainer, release));
+  try {
+    return await runOnRank(request, ranks, createTrainer, release);
+  } finally {
+    await ranks.close();
+  }
 }
 
 /** What the trainer of a rank is made from. */
@@ -100,17 +104,18 @@ async function runOnRank<Config extends GRPOConfig | SFTConfig>(
     if (ranks.first) progress.print(text);
   };
   const goesOn = resume !== false || ranks.restarted;
-  const folder = ranks.first ? await RunFolder.open(run.outputDir, { resume: goesOn }) : null;
-  const checkpoint = await ranks.fromFirst(() => checkpointToResume(run.outputDir, resume, ranks.restarted, print));
-  await folder?.writeConfig(run);
-  if (folder) print(`Run folder: ${folder.show()}`);
   const onError = (error: unknown) => print(`Recording failed: ${(error as Error).message}`);
   const interrupt = new Interrupt(() => print('Finishing this step, then saving. Ctrl-C again ends at once.'));
   let device: Device | undefined;
   let trainer: Trainer<Config> | undefined;
   try {
+    const folder = ranks.first ? await RunFolder.open(run.outputDir, { resume: goesOn }) : null;
+    const checkpoint = await ranks.fromFirst(() => checkpointToResume(run.outputDir, resume, ranks.restarted, print));
+    await folder?.writeConfig(run);
+    if (folder) print(`Run folder: ${folder.show()}`);
+    if (ranks.description) print(ranks.description);
     device = await ranks.openDevice(run);
-    print(`Device: ${device.name} (${device.why})${ranks.worldSize > 1 ? `, rank 0 of ${ranks.worldSize}` : ''}`);
+    print(`Device: ${device.name} (${device.why})`);
     const processGroup = await ranks.openGroup(device, run);
     const policy = await CausalLM.load(run.model, { device, dtype: run.dtype });
     const tracker = folder ? [progress, ...folder.trackers(onError)] : [];
@@ -126,16 +131,20 @@ async function runOnRank<Config extends GRPOConfig | SFTConfig>(
     if (trainer.stopped) {
       const last = trainer.lastCheckpoint;
       const saved = last?.step === trainer.globalStep ? last.folder : await trainer.save();
+      await ranks.leave();
       print(`Stopped after step ${trainer.globalStep} of ${trainer.totalSteps}. Checkpoint: ${saved}`);
       if (folder) print(`Resume with: grpo ${command} ${folder.show(configFile)} --resume`);
       return interruptedExitCode;
     }
+    if (folder) await policy.save(`${folder.path}/model`);
+    await ranks.leave();
     if (folder) {
-      await policy.save(`${folder.path}/model`);
       print(`Model:  ${folder.show('model')}`);
       print(`Report: ${folder.report}`);
     }
     return 0;
+  } catch (error) {
+    throw await ranks.failed(error);
   } finally {
     interrupt.dispose();
     try {
@@ -154,13 +163,14 @@ async function checkpointToResume(
   restarted: boolean,
   print: (text: string) => void,
 ): Promise<string | null> {
-  if (resume === false && !restarted) return null;
-  if (typeof resume === 'string' && !restarted) return resume;
+  const given = typeof resume === 'string' && resume !== 'auto' ? resume : null;
+  if (!restarted && resume === false) return null;
+  if (!restarted && given) return given;
   await removePartialCheckpoints(outputDir);
   const latest = await latestCheckpoint(outputDir, {
     onUnusable: ({ folder, error }) => print(`Passing over ${folder}, which cannot be used: ${error.message}`),
   });
-  if (latest || restarted) return latest ?? (typeof resume === 'string' ? resume : null);
+  if (latest || restarted || resume === 'auto') return latest ?? given;
   throw new GrpoError('GRPO_CONFIG', `--resume: ${outputDir} has no checkpoint`);
 }
 

@@ -79,6 +79,11 @@ export class LineSocket<Incoming, Outgoing> {
     return this.#peer;
   }
 
+  /** Address of this side. */
+  get ownAddress(): string | undefined {
+    return this.#socket.localAddress;
+  }
+
   /** From now on the other side is known, and may send long messages. */
   trust(): void {
     this.#limit = longestLine;

@@ -83,6 +83,11 @@ export class ControlPlane {
     }
   }
 
+  /** The address by which this process reaches rank 0: the others reach it by the same network. */
+  get localAddress(): string | undefined {
+    return this.#lines?.ownAddress;
+  }
+
   /** Aborted, with the error that all ranks stop with, when the run cannot go on. */
   get signal(): AbortSignal {
     return this.#controller.signal;
