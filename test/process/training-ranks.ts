@@ -29,13 +29,15 @@ export interface StartOptions {
   onError?: (rank: number, text: string, children: readonly ChildProcess[]) => void;
   /** The program, when it is not the command line. */
   file?: string;
+  /** Time after the end of a rank that failed in which the others must end too. Milliseconds. */
+  patience?: number;
 }
 
 /** Runs the command line in `worldSize` processes, as a launcher does, with a limit of a minute and a half. */
 export async function runTraining(
   worldSize: number,
   args: readonly string[],
-  { folder, generation = 0, envOf = () => ({}), onError = () => {}, file = program }: StartOptions,
+  { folder, generation = 0, envOf = () => ({}), onError = () => {}, file = program, patience = 12_000 }: StartOptions,
 ): Promise<RankResult[]> {
   const port = await freePort();
   const start = performance.now();
@@ -59,9 +61,16 @@ export async function runTraining(
     });
     [result.code, result.signal] = (await once(child, 'close')) as [number | null, NodeJS.Signals | null];
     result.milliseconds = performance.now() - start;
+    // A rank that was stopped does not end by itself; a launcher ends it when another one has given up.
+    if (result.code !== 0) for (const other of children) if (other !== child) killLater(other, patience);
     return result;
   });
   return Promise.all(ends);
+}
+
+/** Ends what is still there after the time in which it should have ended by itself. */
+function killLater(child: ChildProcess, after: number): void {
+  setTimeout(() => child.kill('SIGKILL'), after).unref();
 }
 
 async function freePort(): Promise<number> {
