@@ -67,7 +67,8 @@ describe('a rank that is killed', () => {
   );
 });
 
-describe('a rank that hangs', () => {
+// These mostly wait, so they may wait together.
+describe.concurrent('a rank that hangs', () => {
   it.each(['rollout', 'checkpoint'] as const)('at %s is noticed after hungAfter', async (at) => {
     const name = `stopped-${at}`;
     const limit = ['--hung-after', '4'];
@@ -79,7 +80,7 @@ describe('a rank that hangs', () => {
   });
 });
 
-describe('a rank that is slow', () => {
+describe.concurrent('a rank that is slow', () => {
   it('is waited for, longer than hungAfter too', async () => {
     const ended = await run('slow', { at: 'rollout', rank: 1, delay: 6000 }, ['--hung-after', '4']);
     expect(exitCodes(ended)).toEqual([0, 0]);
