@@ -29,6 +29,8 @@ const random = generator(Number(values.seed));
 const program = join(root, 'dist/cli/main.js');
 const folder = mkdtempSync(join(tmpdir(), 'grpo-soak-'));
 const started = performance.now();
+const settleTime = 3000;
+const longestWait = 1500;
 
 /** Numbers from 0 to 1 that a seed repeats: mulberry32. */
 function generator(seed) {
@@ -92,7 +94,7 @@ async function freePort() {
   return port;
 }
 
-/** Starts all ranks; `ended` gives their exit codes (null: killed) and what they said. */
+/** Starts all ranks; `training` tells that they have met, and `ended` gives their exit codes (null: killed) and what they said. */
 async function start(run, generation) {
   const port = await freePort();
   const children = Array.from({ length: ranks }, (_, rank) => {
@@ -109,17 +111,22 @@ async function start(run, generation) {
     const args = [program, 'train', 'run.yaml', '--output-dir', run];
     return spawn(process.execPath, args, { cwd: folder, env, stdio: ['ignore', 'ignore', 'pipe'] });
   });
+  let begin = () => {};
+  const training = new Promise((resolve) => {
+    begin = resolve;
+  });
   const ended = Promise.all(
     children.map(async (child) => {
       let said = '';
       child.stderr.on('data', (chunk) => {
         said += chunk;
+        if (said.includes('Device: ')) begin();
       });
       const [code] = await once(child, 'close');
       return { code, said };
     }),
   );
-  return { children, ended };
+  return { children, ended, training };
 }
 
 const path = (run, ...rest) => join(folder, run, ...rest);
@@ -152,9 +159,11 @@ function checkEnd(run) {
 await writeInputs();
 const unbroken = await start('unbroken', 0);
 const startedUnbroken = performance.now();
+await unbroken.training;
+const startTime = performance.now() - startedUnbroken;
 for (const { code, said } of await unbroken.ended) if (code !== 0) fail(`the unbroken run ended with ${code}: ${said}`);
-const typical = performance.now() - startedUnbroken;
-console.log(`unbroken run: ${steps} steps on ${ranks} ranks in ${(typical / 1000).toFixed(1)} s`);
+const trainingTime = performance.now() - startedUnbroken - startTime;
+console.log(`unbroken run: ${steps} steps on ${ranks} ranks in ${((startTime + trainingTime) / 1000).toFixed(1)} s`);
 
 let killed = 0;
 let runs = 0;
@@ -164,13 +173,15 @@ while (killed < kills) {
   const run = `run-${++runs}`;
   let newest = 0;
   for (let generation = 0; ; generation++) {
-    const { children, ended } = await start(run, generation);
+    const { children, ended, training } = await start(run, generation);
     let done = false;
     ended.then(() => {
       done = true;
     });
-    // The whole time of a process: its start, the meeting of the ranks, and steps.
-    const delay = random() * Math.min(typical, 4000);
+    // One in ten while the processes start and meet, the others anywhere in what follows.
+    const early = random() < 0.1;
+    const delay = random() * (early ? startTime : Math.min(trainingTime, longestWait));
+    if (killed < kills && !early) await Promise.race([training, ended]);
     if (killed < kills) await Promise.race([sleep(delay), ended]);
     if (!done && killed < kills) {
       const all = random() < 0.25;
@@ -186,6 +197,9 @@ while (killed < kills) {
       for (const victim of victims) victim.kill('SIGKILL');
       killed++;
       at.set(phase, (at.get(phase) ?? 0) + 1);
+      // As a launcher does: those that do not end by themselves, since they still wait for the others to join, are ended.
+      await Promise.race([sleep(settleTime), ended]);
+      for (const child of children) child.kill('SIGKILL');
       const results = await ended;
       for (const { code, said } of results) {
         // null: killed. 75: noticed it. 0: had finished.
