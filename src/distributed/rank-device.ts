@@ -52,6 +52,6 @@ function* listProblems(device: string, devices: readonly string[], localRank: nu
     }
   }
   if (localRank >= devices.length) {
-    yield `devices: has ${devices.length} entries, but this is local rank ${localRank} (the one at number ${localRank + 1})`;
+    yield `devices: has ${devices.length} ${devices.length === 1 ? 'entry' : 'entries'}, but this is local rank ${localRank} (the one at number ${localRank + 1})`;
   }
 }

@@ -1,7 +1,7 @@
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { once } from 'node:events';
+import { execFileSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { afterEach, describe, expect, it, vi } from 'vitest';
+import { killLeftovers, leftovers, type Program, start, untilDead } from './watched-program.js';
 
 // Node processes start slowly on a busy machine.
 vi.setConfig({ testTimeout: 90_000 });
@@ -10,50 +10,7 @@ const programs = fileURLToPath(new URL('programs', import.meta.url));
 /** Nobody is taken for dead in a test that does not wait for it. */
 const patient = { heartbeat: 0.2, hungAfter: 30 };
 
-interface Program {
-  child: ChildProcess;
-  output: string;
-  ended: Promise<{ code: number | null; output: string }>;
-  /** Waits until the output matches `pattern` so many times, and gives what the first group matched. */
-  until(pattern: RegExp, times?: number): Promise<string[]>;
-}
-
-const running: ChildProcess[] = [];
-const leftovers: number[] = [];
-afterEach(() => {
-  for (const child of running.splice(0)) child.kill('SIGKILL');
-  for (const pid of leftovers.splice(0)) if (isAlive(pid)) process.kill(pid, 'SIGKILL');
-});
-
-function start(command: string, args: string[], env: Record<string, string> = {}): Program {
-  const child = spawn(command, args, { env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
-  running.push(child);
-  const watchers = new Set<() => void>();
-  const program: Program = {
-    child,
-    output: '',
-    ended: once(child, 'close').then(([code]) => ({ code, output: program.output })),
-    until: (pattern, times = 1) =>
-      new Promise((resolve, reject) => {
-        const look = () => {
-          const found = [...program.output.matchAll(new RegExp(pattern, 'g'))].map((match) => match[1] ?? match[0]);
-          if (found.length < times) return;
-          watchers.delete(look);
-          resolve(found);
-        };
-        watchers.add(look);
-        child.once('close', () => reject(new Error(`it ended before ${pattern}:\n${program.output}`)));
-        look();
-      }),
-  };
-  for (const stream of [child.stdout, child.stderr]) {
-    stream.setEncoding('utf8').on('data', (text) => {
-      program.output += text;
-      for (const look of watchers) look();
-    });
-  }
-  return program;
-}
+afterEach(killLeftovers);
 
 function launch(what: object, options: object = {}): Program {
   return start(process.execPath, [`${programs}/launch.mjs`, JSON.stringify({ what, grace: 1, ...options })]);
@@ -66,21 +23,6 @@ async function pidsOf(world: Program, size: number): Promise<number[]> {
   const sorted = pids.toSorted((a, b) => Number(a[1]) - Number(b[1])).map((match) => Number(match[2]));
   leftovers.push(...sorted);
   return sorted;
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-async function untilDead(pids: readonly number[], seconds: number): Promise<number[]> {
-  const deadline = Date.now() + seconds * 1000;
-  while (pids.some(isAlive) && Date.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 50));
-  return pids.filter(isAlive);
 }
 
 function errorsIn(output: string): { rank: number; code: string; message: string; ranks: number[] }[] {

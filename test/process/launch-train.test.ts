@@ -1,0 +1,203 @@
+import { execFileSync } from 'node:child_process';
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
+import { openDevice } from '../../src/backend/open-device.js';
+import '../../src/platform/node.js';
+import { tinyPolicy } from '../tiny-model.js';
+import { killLeftovers, leftovers, type Program, start, untilDead } from './watched-program.js';
+
+// Each test starts several processes that train, on a machine that may be busy.
+vi.setConfig({ testTimeout: 120_000 });
+
+const program = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
+let folder = '';
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'grpo-launch-'));
+  const device = await openDevice('cpu', { threads: 1 });
+  const policy = tinyPolicy({ device, seed: 3 });
+  await policy.save(join(folder, 'model'));
+  policy.dispose();
+  expect(device.memory().liveTensors).toBe(0);
+  device.close();
+  const rows = Array.from({ length: 12 }, (_, i) => ({ prompt: `${i}+${i}=` }));
+  await writeFile(join(folder, 'data.jsonl'), rows.map((row) => `${JSON.stringify(row)}\n`).join(''));
+  // Says where its process is, and is slow enough that a signal arrives in the middle of a run.
+  const reward = `let calls = 0;
+  export const digits = async (batch) => {
+    console.log('reward ' + ++calls + ' of rank ' + process.env.RANK + ' pid ' + process.pid);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    return batch.map(({ completion }) => (completion.match(/[0-9]/g) ?? []).length / 8);
+  };`;
+  await writeFile(join(folder, 'reward.mjs'), reward);
+  const config = `model: model
+dataset: data.jsonl
+rewards: ./reward.mjs#digits
+device: cpu
+threads: 1
+maxSteps: 6
+numGenerations: 4
+perDeviceTrainBatchSize: 4
+maxCompletionLength: 8
+learningRate: 1e-3
+saveSteps: 2
+`;
+  await writeFile(join(folder, 'run.yaml'), config);
+});
+afterEach(killLeftovers);
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+function grpo(args: string[], env: Record<string, string> = {}): Program {
+  return start(process.execPath, [program, ...args], { cwd: folder, env });
+}
+
+function launch(run: string, { options = [] as string[], flags = [] as string[] } = {}): Program {
+  const train = ['train', 'run.yaml', '--output-dir', `runs/${run}`, ...flags];
+  return grpo(['launch', '--nproc', '2', '--grace', '2', ...options, '--', ...train]);
+}
+
+/** Waits until a rank scores its completions for the `call`th time, and gives its process. */
+async function pidAt(world: Program, rank: number, call: number): Promise<number> {
+  const [pid] = await world.until(new RegExp(`reward ${call} of rank ${rank} pid (\\d+)`));
+  for (const [, found] of world.output.matchAll(/of rank \d+ pid (\d+)/g)) leftovers.push(Number(found));
+  return Number(pid);
+}
+
+/** What a run measured, apart from times. */
+async function measured(run: string): Promise<Record<string, unknown>[]> {
+  const text = await readFile(join(folder, 'runs', run, 'metrics.jsonl'), 'utf8');
+  const rows = text.split('\n').flatMap((line) => (line ? [JSON.parse(line)] : []));
+  return rows.map(({ time: _, step_seconds: _s, tokens_per_second: _t, ...rest }) => rest);
+}
+
+const weights = (run: string) => readFile(join(folder, 'runs', run, 'model/model.safetensors'));
+
+async function freePort(): Promise<number> {
+  return new Promise((resolve) => {
+    const server = createServer().listen(0, '127.0.0.1', () => {
+      const { port } = server.address() as { port: number };
+      server.close(() => resolve(port));
+    });
+  });
+}
+
+describe('a run of grpo train on two ranks', () => {
+  beforeAll(async () => {
+    const { code, output } = await launch('whole').ended;
+    expect(output).toMatch(/^\[0\] step 6\/6/m);
+    expect(code).toBe(0);
+  }, 120_000);
+
+  it('records and prints once', async () => {
+    expect((await measured('whole')).map((row) => row.step)).toEqual([1, 2, 3, 4, 5, 6]);
+    const names = await readdir(join(folder, 'runs/whole'));
+    expect(names).toEqual(expect.arrayContaining(['checkpoint-6', 'model', 'report.html']));
+  });
+
+  it('survives a killed rank with --max-restarts, and gives the same bits', async () => {
+    const world = launch('killed', { options: ['--max-restarts', '2'] });
+    process.kill(await pidAt(world, 1, 4), 'SIGKILL');
+    const { code, output } = await world.ended;
+    expect(output).toMatch(/\[0\] grpo: Rank 1 \(127.*\) died: .*, while it was doing: rollout/);
+    expect(output).toContain('rank 1 was killed by SIGKILL');
+    expect(output).toContain('starting all ranks again from the last checkpoint (1 of at most 2)');
+    expect(output).toMatch(/\[0\] Resumed from .*checkpoint-2/);
+    expect(code).toBe(0);
+    expect(await measured('killed')).toEqual(await measured('whole'));
+    expect(await weights('killed')).toEqual(await weights('whole'));
+  });
+
+  it('survives a rank that is killed before the first checkpoint', async () => {
+    const world = launch('early', { options: ['--max-restarts', '1'], flags: ['--max-steps', '3'] });
+    process.kill(await pidAt(world, 0, 1), 'SIGKILL');
+    const { code, output } = await world.ended;
+    expect(output).not.toContain('Resumed from');
+    expect(code).toBe(0);
+    expect((await measured('early')).map((row) => row.step)).toEqual([1, 2, 3]);
+  });
+
+  it('ends with 75 when a rank hangs for longer than hungAfter', async () => {
+    const world = launch('hung', { flags: ['--hung-after', '4'] });
+    const pid = await pidAt(world, 1, 2);
+    process.kill(pid, 'SIGSTOP');
+    const { code, output } = await world.ended;
+    expect(output).toMatch(
+      /\[0\] grpo: Rank 1 \(127.*\) hangs: no sign of life for [\d.]+ s, while it was doing: rollout/,
+    );
+    expect(code).toBe(75);
+    expect(await untilDead([pid], 5)).toEqual([]);
+  });
+
+  it('finishes the step at Ctrl-C, and one process goes on where two have stopped', async () => {
+    const world = launch('stopped');
+    await pidAt(world, 0, 3);
+    world.child.kill('SIGINT');
+    const { code, output } = await world.ended;
+    expect(output.match(/Finishing this step, then saving/g)).toHaveLength(1);
+    expect(output).toMatch(/Stopped after step [1-5] of 6\. Checkpoint: .*checkpoint-[1-5]/);
+    expect(code).toBe(130);
+    const flags = ['--per-device-train-batch-size', '8', '--resume'];
+    const resumed = await grpo(['train', 'runs/stopped/config.yaml', ...flags]).ended;
+    expect(resumed.output).toMatch(/Resumed from .*checkpoint-[1-5]/);
+    expect(resumed.code).toBe(0);
+    const rewards = async (run: string) => (await measured(run)).map((row) => row.reward);
+    expect(await rewards('stopped')).toEqual(await rewards('whole'));
+  });
+
+  it('leaves nothing behind when the launcher is killed', async () => {
+    const world = launch('orphans', { flags: ['--max-steps', '1000'] });
+    const pids = [await pidAt(world, 0, 2), await pidAt(world, 1, 2)];
+    world.child.kill('SIGKILL');
+    expect(await untilDead(pids, 30)).toEqual([]);
+  });
+
+  it('is not started again for what would fail again', async () => {
+    const { code, output } = await launch('whole', { options: ['--max-restarts', '3'] }).ended;
+    expect(output).toMatch(/\[0\] grpo: .*already holds a run/);
+    expect(output).not.toContain('starting all ranks again');
+    expect(code).toBe(2);
+  });
+
+  it('is refused on every rank when their configurations differ', async () => {
+    const common = { WORLD_SIZE: '2', MASTER_ADDR: '127.0.0.1', MASTER_PORT: String(await freePort()) };
+    const ranks = ['1e-3', '2e-3'].map((rate, rank) => {
+      const args = ['train', 'run.yaml', '--output-dir', 'runs/differ', '--learning-rate', rate];
+      return grpo(args, { ...common, RANK: String(rank), LOCAL_RANK: String(rank) }).ended;
+    });
+    for (const { code, output } of await Promise.all(ranks)) {
+      expect(output).toMatch(/Rank 1 has a configuration with hash .* \(learningRate: 0\.002 against 0\.001\)/);
+      expect(code).toBe(2);
+    }
+  });
+
+  it('names what a launcher forgot to set', async () => {
+    const { code, output } = await grpo(['train', 'run.yaml'], { RANK: '0', WORLD_SIZE: '2' }).ended;
+    expect(output).toContain('The settings of torchrun cannot be used: missing: MASTER_ADDR');
+    expect(code).toBe(2);
+  });
+
+  it('refuses a list of devices without one for a rank', async () => {
+    const { code, output } = await launch('devices', { flags: ['--device', 'auto', '--devices', 'cpu'] }).ended;
+    expect(output).toContain('devices: has 1 entry, but this is local rank 1');
+    expect(code).toBe(2);
+  });
+
+  it('runs under mpirun as it is', async ({ skip }) => {
+    try {
+      execFileSync('mpirun', ['--version'], { stdio: 'ignore' });
+    } catch {
+      skip('mpirun is not installed');
+    }
+    const options = ['--allow-run-as-root', '--oversubscribe', '-n', '2', '-x', 'MASTER_ADDR', '-x', 'MASTER_PORT'];
+    const args = [...options, process.execPath, program, 'train', 'run.yaml', '--output-dir', 'runs/mpi'];
+    const env = { MASTER_ADDR: '127.0.0.1', MASTER_PORT: String(await freePort()) };
+    const { code, output } = await start('mpirun', args, { cwd: folder, env }).ended;
+    expect(output).toContain('2 ranks, by the settings of Open MPI');
+    expect(code).toBe(0);
+    expect(await measured('mpi')).toEqual(await measured('whole'));
+  });
+});
