@@ -11,13 +11,20 @@ export function dtypeOption(): Option {
 }
 
 export function numberOption(flags: string, description: string, fallback?: number): Option {
-  const integer = flags.includes('<integer>');
-  return new Option(flags, description).default(fallback).argParser((text: string) => {
-    const value = Number(text);
-    if (text.trim() === '' || Number.isNaN(value)) throw new InvalidArgumentError('Expected a number.');
-    if (integer && !Number.isInteger(value)) throw new InvalidArgumentError('Expected an integer.');
-    return value;
-  });
+  return new Option(flags, description).default(fallback).argParser((text: string) => parseNumber(flags, text));
+}
+
+/** May be given several times. */
+export function numbersOption(flags: string, description: string): Option {
+  const add = (text: string, before: number[] = []) => [...before, parseNumber(flags, text)];
+  return new Option(flags, description).argParser(add);
+}
+
+function parseNumber(flags: string, text: string): number {
+  const value = Number(text);
+  if (text.trim() === '' || Number.isNaN(value)) throw new InvalidArgumentError('Expected a number.');
+  if (flags.includes('<integer>') && !Number.isInteger(value)) throw new InvalidArgumentError('Expected an integer.');
+  return value;
 }
 
 export function collect(text: string, before: string[] = []): string[] {

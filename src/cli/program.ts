@@ -6,7 +6,7 @@ import { grpoConfigSchema, sftConfigSchema } from '../trainer/config.js';
 import { configOptions } from '../trainer/parse-config.js';
 import { addEvalCommand } from './eval-program.js';
 import { addConfigFlags } from './flags.js';
-import { collect, deviceOption, dtypeOption, modelOption, numberOption } from './options.js';
+import { collect, deviceOption, dtypeOption, modelOption, numberOption, numbersOption } from './options.js';
 import { sftSources, trainSources } from './run-config.js';
 import { packageVersion } from './version.js';
 
@@ -85,6 +85,39 @@ function createProgram(setExitCode: (code: number) => void): Command {
     .action(async (args, flags) => {
       setExitCode(await (await import('./commands/launch.js')).launchCommand(args, flags));
     });
+
+  program
+    .command('plan')
+    .description('Estimate memory, traffic and time of training on 1 to 1,024 devices')
+    .addOption(
+      new Option(
+        '--model <folder>',
+        'folder or config.json of a model, or a name of a recipe such as Qwen2.5-7B-Instruct',
+      ).makeOptionMandatory(),
+    )
+    .addOption(dtypeOption())
+    .addOption(numbersOption('--devices <integer>', 'numbers of devices; may be repeated (default: 1, 8, 64 and 1024)'))
+    .addOption(numbersOption('--zero-stage <integer>', 'stages of ZeRO; may be repeated (default: 0, 1 and 2)'))
+    .addOption(numberOption('--batch-size <integer>', 'completions of a micro-batch on a device', 8))
+    .addOption(numberOption('--accumulation <integer>', 'micro-batches of an update', 1))
+    .addOption(numberOption('--prompt-tokens <integer>', 'tokens of the longest prompt', 512))
+    .addOption(numberOption('--completion-tokens <integer>', 'most tokens of a completion', 512))
+    .option('--gradient-checkpointing', 'keep only the input of each layer for the backward pass', false)
+    .addOption(
+      new Option('--reference <choice>', 'reference policy: kept on each device, or none (beta 0)')
+        .choices(['kept', 'none'])
+        .default('none'),
+    )
+    .addOption(numberOption('--device-memory <number>', 'GiB of a device; what needs more is marked', 80))
+    .addOption(numberOption('--devices-per-node <integer>', 'devices of a machine', 8))
+    .addOption(numberOption('--intra-bandwidth <number>', 'GB/s from a device to others of its machine', 450))
+    .addOption(numberOption('--inter-bandwidth <number>', 'GB/s from all devices of a machine to other machines', 400))
+    .addOption(numberOption('--peak-flops <number>', 'TFLOP/s of a device', 989))
+    .addOption(numberOption('--memory-bandwidth <number>', 'GB/s of the memory of a device', 3350))
+    .addOption(numberOption('--utilisation <number>', 'share of its operations that training reaches', 0.35))
+    .addOption(numberOption('--overlap <number>', 'share of the exchange of gradients behind computation', 0))
+    .option('--json', 'print JSON')
+    .action(async (flags) => (await import('./commands/plan.js')).plan(flags));
 
   program
     .command('generate')

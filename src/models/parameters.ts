@@ -30,6 +30,11 @@ export interface ParameterGroup {
  */
 const padding = 8 * 2048;
 
+/** Elements of the part of a rank when `count` are cut into equal parts. */
+export function shardLength(count: number, worldSize: number): number {
+  return worldSize === 1 ? count : Math.ceil(count / worldSize / 8) * 8;
+}
+
 type Entry = { -readonly [K in keyof Parameter]: Parameter[K] } & ParameterGroup;
 
 /**
@@ -86,7 +91,7 @@ export class Parameters implements Iterable<Parameter> {
    */
   shard(rank: number, worldSize: number): ParameterGroup & { length: number } {
     if (worldSize * 8 > padding) throw new InvalidArgumentError('worldSize', `at most ${padding / 8} ranks`, worldSize);
-    const length = Math.ceil(this.count / worldSize / 8) * 8;
+    const length = shardLength(this.count, worldSize);
     const offset = Math.min(this.count, rank * length);
     return { offset, count: Math.min(length, this.count - offset), length };
   }

@@ -1,5 +1,6 @@
 import type { ModelConfig } from '../models/config.js';
 import { parameterSpecs } from '../models/decoder.js';
+import { shardLength } from '../models/parameters.js';
 import type { GRPOConfig } from './config.js';
 import { learningRateAt, totalUpdates } from './schedule.js';
 
@@ -66,11 +67,19 @@ const float = 4;
 /** What the built-in engine keeps of keys and values at most, unless told otherwise. */
 const cacheLimit = 2 ** 30;
 
-/** `promptTokens` of the longest prompt. The estimate is of the update or of sampling, whichever is larger. */
+export interface MemoryPlan {
+  dtype: 'f32' | 'bf16';
+  /** Of the longest prompt. */
+  promptTokens: number;
+  /** Ranks that share the state of the optimiser when `zeroStage` is 1 or 2. */
+  worldSize?: number;
+}
+
+/** The estimate is of the update or of sampling, whichever is larger. */
 export function estimateMemory(
   model: ModelConfig,
   config: GRPOConfig,
-  { dtype, promptTokens }: { dtype: 'f32' | 'bf16'; promptTokens: number },
+  { dtype, promptTokens, worldSize = 1 }: MemoryPlan,
 ): MemoryEstimate {
   const count = parameterCount(model);
   const size = dtype === 'bf16' ? 2 : 4;
@@ -94,7 +103,7 @@ export function estimateMemory(
     weights: size * count,
     reference: config.beta > 0 ? size * count : 0,
     gradients: float * count,
-    optimizer: float * (dtype === 'f32' ? 2 : 3) * count,
+    optimizer: float * (dtype === 'f32' ? 2 : 3) * (config.zeroStage > 0 ? shardLength(count, worldSize) : count),
   };
   const sum = Object.values(fixed).reduce((total, bytes) => total + bytes, 0);
   return { ...fixed, activations, logits, cache, total: sum + Math.max(activations + logits, cache + logits) };
