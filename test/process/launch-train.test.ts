@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -8,6 +8,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest
 import { openDevice } from '../../src/backend/open-device.js';
 import '../../src/platform/node.js';
 import { tinyPolicy } from '../tiny-model.js';
+import { addresses, cutLink, hosts, makeHosts, removeHosts } from './two-hosts.js';
 import { killLeftovers, leftovers, type Program, start, untilDead } from './watched-program.js';
 
 // Each test starts several processes that train, on a machine that may be busy.
@@ -92,12 +93,6 @@ describe('a run of grpo train on two ranks', () => {
     expect(code).toBe(0);
   }, 120_000);
 
-  it('records and prints once', async () => {
-    expect((await measured('whole')).map((row) => row.step)).toEqual([1, 2, 3, 4, 5, 6]);
-    const names = await readdir(join(folder, 'runs/whole'));
-    expect(names).toEqual(expect.arrayContaining(['checkpoint-6', 'model', 'report.html']));
-  });
-
   it('survives a killed rank with --max-restarts, and gives the same bits', async () => {
     const world = launch('killed', { options: ['--max-restarts', '2'] });
     process.kill(await pidAt(world, 1, 4), 'SIGKILL');
@@ -111,28 +106,7 @@ describe('a run of grpo train on two ranks', () => {
     expect(await weights('killed')).toEqual(await weights('whole'));
   });
 
-  it('survives a rank that is killed before the first checkpoint', async () => {
-    const world = launch('early', { options: ['--max-restarts', '1'], flags: ['--max-steps', '3'] });
-    process.kill(await pidAt(world, 0, 1), 'SIGKILL');
-    const { code, output } = await world.ended;
-    expect(output).not.toContain('Resumed from');
-    expect(code).toBe(0);
-    expect((await measured('early')).map((row) => row.step)).toEqual([1, 2, 3]);
-  });
-
-  it('ends with 75 when a rank hangs for longer than hungAfter', async () => {
-    const world = launch('hung', { flags: ['--hung-after', '4'] });
-    const pid = await pidAt(world, 1, 2);
-    process.kill(pid, 'SIGSTOP');
-    const { code, output } = await world.ended;
-    expect(output).toMatch(
-      /\[0\] grpo: Rank 1 \(127.*\) hangs: no sign of life for [\d.]+ s, while it was doing: rollout/,
-    );
-    expect(code).toBe(75);
-    expect(await untilDead([pid], 5)).toEqual([]);
-  });
-
-  it('finishes the step at Ctrl-C, and one process goes on where two have stopped', async () => {
+  it('finishes the step at Ctrl-C, and writes one checkpoint', async () => {
     const world = launch('stopped');
     await pidAt(world, 0, 3);
     world.child.kill('SIGINT');
@@ -140,12 +114,6 @@ describe('a run of grpo train on two ranks', () => {
     expect(output.match(/Finishing this step, then saving/g)).toHaveLength(1);
     expect(output).toMatch(/Stopped after step [1-5] of 6\. Checkpoint: .*checkpoint-[1-5]/);
     expect(code).toBe(130);
-    const flags = ['--per-device-train-batch-size', '8', '--resume'];
-    const resumed = await grpo(['train', 'runs/stopped/config.yaml', ...flags]).ended;
-    expect(resumed.output).toMatch(/Resumed from .*checkpoint-[1-5]/);
-    expect(resumed.code).toBe(0);
-    const rewards = async (run: string) => (await measured(run)).map((row) => row.reward);
-    expect(await rewards('stopped')).toEqual(await rewards('whole'));
   });
 
   it('leaves nothing behind when the launcher is killed', async () => {
@@ -199,5 +167,28 @@ describe('a run of grpo train on two ranks', () => {
     expect(output).toContain('2 ranks, by the settings of Open MPI');
     expect(code).toBe(0);
     expect(await measured('mpi')).toEqual(await measured('whole'));
+  });
+});
+
+describe('a run on two hosts', () => {
+  it('ends on both when the link between them is cut', async ({ skip, onTestFinished }) => {
+    const reason = makeHosts();
+    if (reason) skip(`network namespaces cannot be made here: ${reason}`);
+    onTestFinished(removeHosts);
+    const on = (node: number) => {
+      const world = ['--nproc', '1', '--nnodes', '2', '--node-rank', `${node}`, '--master-addr', addresses[0]];
+      const limits = ['--hung-after', '4', '--max-steps', '10000'];
+      const train = ['train', 'run.yaml', '--output-dir', 'runs/hosts', ...limits];
+      const launcher = [process.execPath, program, 'launch', ...world, '--grace', '2', '--', ...train];
+      return start('ip', ['netns', 'exec', hosts[node]!, ...launcher], { cwd: folder });
+    };
+    const [here, there] = [on(0), on(1)];
+    const pids = [await pidAt(here, 0, 3), await pidAt(there, 1, 3)];
+    cutLink();
+    const ends = await Promise.all([here.ended, there.ended]);
+    expect(ends.map(({ code }) => code)).toEqual([75, 75]);
+    expect(ends[0].output).toMatch(/Rank 1 \(10\.199\.0\.2:\d+\) hangs: no sign of life for/);
+    expect(ends[1].output).toMatch(/Rank 0 \(10\.199\.0\.1:29500\) (gave rank 1 no sign of life for|died)/);
+    expect(await untilDead(pids, 5)).toEqual([]);
   });
 });

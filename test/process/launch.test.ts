@@ -1,4 +1,3 @@
-import { execFileSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { killLeftovers, leftovers, type Program, start, untilDead } from './watched-program.js';
@@ -153,69 +152,5 @@ describe('grpo launch', () => {
     leftovers.push(...children);
     expect((await world.ended).code).toBe(0);
     expect(await untilDead(children, 5)).toEqual([]);
-  });
-});
-
-const hosts = ['grpo-test-a', 'grpo-test-b'] as const;
-
-/** Two hosts with a network between them, on this machine; null with the reason when it does not let us. */
-function makeHosts(): string | null {
-  const ip = (...args: string[]) => execFileSync('ip', args, { stdio: ['ignore', 'ignore', 'pipe'] });
-  removeHosts();
-  try {
-    for (const host of hosts) {
-      ip('netns', 'add', host);
-      ip('-n', host, 'link', 'set', 'lo', 'up');
-    }
-    ip('link', 'add', 'grpo-a', 'netns', hosts[0], 'type', 'veth', 'peer', 'name', 'grpo-b', 'netns', hosts[1]);
-    hosts.forEach((host, i) => {
-      const link = `grpo-${'ab'[i]}`;
-      ip('-n', host, 'addr', 'add', `10.199.0.${i + 1}/24`, 'dev', link);
-      ip('-n', host, 'link', 'set', link, 'up');
-    });
-    return null;
-  } catch (error) {
-    removeHosts();
-    return (error as Error).message.split('\n')[0]!;
-  }
-}
-
-function removeHosts(): void {
-  for (const host of hosts) {
-    try {
-      execFileSync('ip', ['netns', 'del', host], { stdio: 'ignore' });
-    } catch {
-      // It was not there.
-    }
-  }
-}
-
-describe('two hosts', () => {
-  it('notice when the link between them is cut', async ({ skip, onTestFinished }) => {
-    const reason = makeHosts();
-    if (reason) skip(`network namespaces cannot be made here: ${reason}`);
-    onTestFinished(removeHosts);
-    const on = (nodeRank: number) => {
-      const what = { limits: { heartbeat: 0.3, hungAfter: 3 }, activity: `step 9 on host ${nodeRank}` };
-      const world = { processes: 2, nodes: 2, nodeRank, masterAddress: '10.199.0.1', masterPort: 29_511, runId: 'two' };
-      const options = JSON.stringify({ what, grace: 1, ...world });
-      return start('ip', ['netns', 'exec', hosts[nodeRank]!, process.execPath, `${programs}/launch.mjs`, options]);
-    };
-    const [first, second] = [on(0), on(1)];
-    await Promise.all([first.until(/ready \d+/, 2), second.until(/ready \d+/, 2)]);
-    await new Promise((resolve) => setTimeout(resolve, 700));
-    execFileSync('ip', ['-n', hosts[1], 'link', 'set', 'grpo-b', 'down']);
-    const [here, there] = await Promise.all([first.ended, second.ended]);
-    for (const { code: name, message } of errorsIn(here.output)) {
-      expect(name).toBe('GRPO_RANK_HUNG');
-      expect(message).toMatch(/Rank 2 \(10\.199\.0\.2.* while it was doing: step 9 on host 1/);
-    }
-    expect(errorsIn(here.output)).toHaveLength(2);
-    for (const { code: name, message } of errorsIn(there.output)) {
-      expect(name).toMatch(/GRPO_RANK_(HUNG|DIED)/);
-      expect(message).toMatch(/^Rank 0 \(10\.199\.0\.1:29511\)/);
-    }
-    expect(errorsIn(there.output)).toHaveLength(2);
-    expect([here.code, there.code]).toEqual([75, 75]);
   });
 });
