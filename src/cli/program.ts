@@ -104,8 +104,11 @@ function createProgram(setExitCode: (code: number) => void): Command {
     .addOption(numberOption('--completion-tokens <integer>', 'most tokens of a completion', 512))
     .option('--gradient-checkpointing', 'keep only the input of each layer for the backward pass', false)
     .addOption(
-      new Option('--reference <choice>', 'reference policy: kept on each device, or none (beta 0)')
-        .choices(['kept', 'none'])
+      new Option(
+        '--reference <choice>',
+        'reference policy: kept on each device, elsewhere (referenceDevices), or none (beta 0)',
+      )
+        .choices(['kept', 'elsewhere', 'none'])
         .default('none'),
     )
     .addOption(numberOption('--device-memory <number>', 'GiB of a device; what needs more is marked', 80))

@@ -177,7 +177,16 @@ export class Ranks {
 
 /** Where and with how much patience a machine computes may differ; what is computed may not. */
 const ofTheMachine = new Set([
-  ...['device', 'devices', 'threads', 'joinTimeout', 'rankTimeout', 'hungAfter', 'networkInterface'],
+  ...[
+    'device',
+    'devices',
+    'referenceDevices',
+    'threads',
+    'joinTimeout',
+    'rankTimeout',
+    'hungAfter',
+    'networkInterface',
+  ],
   ...['model', 'dataset', 'evalDataset', 'demonstrations'],
 ]);
 const longestText = 100;

@@ -51,6 +51,15 @@ const rewards = {
     .describe(`Built-in reward (${builtInRewards.join(', ')}), or module path such as ./my-reward.mjs#score`),
 };
 
+const references = {
+  referenceDevices: z
+    .array(z.string().min(1))
+    .min(1)
+    .nullable()
+    .default(null)
+    .describe('Where the reference policy of each rank of a machine is kept, by local rank; null: beside the policy'),
+};
+
 const rollouts = {
   engine: engineSource
     .nullable()
@@ -82,7 +91,14 @@ const recipe = {
 
 export type RaifSource = z.output<typeof raif>;
 
-export const trainSources = z.strictObject({ ...sources, ...recipe, ...rewards, ...rollouts, ...machine });
+export const trainSources = z.strictObject({
+  ...sources,
+  ...recipe,
+  ...rewards,
+  ...rollouts,
+  ...machine,
+  ...references,
+});
 export const sftSources = z.strictObject({ ...sources, ...machine });
 export const trainRunSchema = z.strictObject({ ...trainSources.shape, ...grpoConfigSchema.shape });
 export const sftRunSchema = z.strictObject({ ...sftSources.shape, ...sftConfigSchema.shape });
@@ -112,7 +128,7 @@ export const pathOptions: PathOptions = {
 
 /** One file or reward may stand where a list is expected. */
 export function withLists(values: Readonly<Record<string, unknown>>): Record<string, unknown> {
-  const lists = ['dataset', 'evalDataset', 'demonstrations', 'rewards', 'devices'];
+  const lists = ['dataset', 'evalDataset', 'demonstrations', 'rewards', 'devices', 'referenceDevices'];
   const asList = (value: unknown) => (Array.isArray(value) || value === null || value === undefined ? value : [value]);
   return { ...values, ...Object.fromEntries(lists.filter((n) => n in values).map((n) => [n, asList(values[n])])) };
 }

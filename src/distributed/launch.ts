@@ -7,6 +7,7 @@ import process from 'node:process';
 import type { Readable } from 'node:stream';
 import { exitCodeOfProcess, exitCodes } from './exit-codes.js';
 import { defaultMasterPort } from './launch-environment.js';
+import { launcherVariable } from './launcher-watch.js';
 
 export interface LaunchOptions {
   /** Arguments of Node: the program and its own arguments. */
@@ -140,6 +141,7 @@ class World {
       MASTER_PORT: String(port),
       TORCHELASTIC_RESTART_COUNT: String(generation),
       GRPO_RUN_ID: runId,
+      [launcherVariable]: String(process.pid),
     }));
     return new World(options, environments, print);
   }

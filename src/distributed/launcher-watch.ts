@@ -1,11 +1,15 @@
 import process from 'node:process';
 
+/** Variable with the process id of the `grpo launch` that started this process. */
+export const launcherVariable = 'GRPO_LAUNCHER';
+
 /**
  * Calls `gone` when the launcher that started this process has ended without ending it: `grpo launch` holds a channel to
  * each of its processes. Returns how to stop watching. Without such a launcher nothing is watched.
  */
 export function watchLauncher(gone: () => void): () => void {
-  if (!process.channel || !process.connected) return () => {};
+  // Another parent may have a channel of its own to this process.
+  if (process.env[launcherVariable] !== String(process.ppid) || !process.channel) return () => {};
   const ignore = () => {};
   const listener = () => {
     // Nobody reads what this process still says.

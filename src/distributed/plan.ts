@@ -12,6 +12,8 @@ export interface PlanInput {
   dtype: 'f32' | 'bf16';
   promptTokens: number;
   worldSize: number;
+  /** The reference is kept, and computed, on another device. */
+  referenceElsewhere?: boolean;
 }
 
 /** Bytes that a rank sends in an optimiser update, by what they are for. */
@@ -103,7 +105,7 @@ export function estimateTime(input: PlanInput, cluster: Cluster = h100Cluster): 
   const keysAndValues = 2 * model.numKeyValueHeads * model.headDim * model.numHiddenLayers * bytesOf(dtype);
   const readPerToken = bytesOf(dtype) * count + rows * (promptTokens + length / 2) * keysAndValues;
   const sampled = (length * readPerToken) / (cluster.memoryBandwidth * cluster.memoryUtilisation);
-  const operations = (config.gradientCheckpointing ? 8 : 6) + (config.beta > 0 ? 2 : 0);
+  const operations = (config.gradientCheckpointing ? 8 : 6) + (config.beta > 0 && !input.referenceElsewhere ? 2 : 0);
   const tokens = rows * (promptTokens + length);
   const training = (operations * count * tokens) / (cluster.peakFlops * cluster.utilisation);
   const sampling = sampled / config.numIterations;

@@ -40,6 +40,32 @@ export async function deviceOfRank(
   ]);
 }
 
+/**
+ * Where the reference policy of a rank is kept; null: on the device of its policy. Several ranks may share a device.
+ */
+export function referenceDeviceOfRank(
+  { referenceDevices: devices, beta }: { referenceDevices: readonly string[] | null; beta: number },
+  localRank: number,
+): string | null {
+  if (!devices) return null;
+  const problems = devices.flatMap((name, i) =>
+    isDevice(name) ? [] : [`referenceDevices[${i}]: must be cpu or cuda:<number>, got ${JSON.stringify(name)}`],
+  );
+  if (beta === 0) problems.push('referenceDevices: needs beta above 0; without it there is no reference');
+  if (localRank >= devices.length) problems.push(tooShort('referenceDevices', devices, localRank));
+  if (problems.length > 0) throw new ConfigError('config', problems);
+  return devices[localRank]!;
+}
+
+function isDevice(name: string): boolean {
+  return /^(cpu|cuda:\d+)$/.test(name);
+}
+
+function tooShort(option: string, devices: readonly string[], localRank: number): string {
+  const entries = `${devices.length} ${devices.length === 1 ? 'entry' : 'entries'}`;
+  return `${option}: has ${entries}, but this is local rank ${localRank} (the one at number ${localRank + 1})`;
+}
+
 function* listProblems(device: string, devices: readonly string[], localRank: number): Generator<string> {
   if (device !== 'auto') yield `devices: cannot be set together with device ${device}`;
   for (const [i, name] of devices.entries()) {
@@ -51,7 +77,5 @@ function* listProblems(device: string, devices: readonly string[], localRank: nu
       yield `devices[${i}]: ${name} cannot exchange gradients with ${devices[0]} of local rank 0`;
     }
   }
-  if (localRank >= devices.length) {
-    yield `devices: has ${devices.length} ${devices.length === 1 ? 'entry' : 'entries'}, but this is local rank ${localRank} (the one at number ${localRank + 1})`;
-  }
+  if (localRank >= devices.length) yield tooShort('devices', devices, localRank);
 }

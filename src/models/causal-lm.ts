@@ -188,6 +188,19 @@ export class CausalLM {
     return copy;
   }
 
+  /** A frozen copy on another device. */
+  async cloneTo(device: Device): Promise<CausalLM> {
+    this.#check();
+    const copy = new CausalLM({ ...this.#parts, device });
+    try {
+      copy.parameters.flat.writeBytes(await this.parameters.flat.readBytes());
+      return copy;
+    } catch (error) {
+      copy.dispose();
+      throw error;
+    }
+  }
+
   dispose(): void {
     this.#disposed = true;
     this.decoder.dispose();

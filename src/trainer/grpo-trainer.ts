@@ -7,6 +7,7 @@ import type { Reward, RewardFunction } from '../rewards/reward.js';
 import { asRewards, checkRows, type RewardFailure } from '../rewards/score.js';
 import type { GenerateOptions, RolloutEngine } from '../rollout/engine.js';
 import { NativeEngine } from '../rollout/native-engine.js';
+import type { Device } from '../tensor.js';
 import type { TrackedCompletion } from '../tracking/tracker.js';
 import { withAdvantages } from './advantages.js';
 import { balancedRuns, tokenCosts } from './balance.js';
@@ -40,6 +41,8 @@ export interface GRPOTrainerOptions extends TrainerOptions, GRPOOptions {
   demonstrations?: readonly PromptRecord[];
   /** Where completions come from. Default: the policy. */
   engine?: RolloutEngine;
+  /** Where the reference policy of beta > 0 is kept and computed; the caller closes it. Default: the policy's device. */
+  referenceDevice?: Device;
 }
 
 /** What came with a generation, reported by the update that it was made for. */
@@ -95,8 +98,8 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
 
   /** Throws a `ConfigError` that lists every option that cannot be used. */
   static async create(options: GRPOTrainerOptions): Promise<GRPOTrainer> {
-    const { policy, dataset, rewards, evalDataset, demonstrations, engine, tracker, signal, processGroup, ...rest } =
-      options;
+    const { policy, dataset, rewards, evalDataset, demonstrations, engine, referenceDevice, ...others } = options;
+    const { tracker, signal, processGroup, ...rest } = others;
     const generates = dataset !== undefined;
     const config = parseGRPOConfig(rest, 'GRPOTrainer', { generates, worldSize: processGroup?.worldSize });
     if (dataset) checkPrompts('dataset', dataset);
@@ -116,7 +119,14 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
       throw new InvalidArgumentError('rolloutCorrection', 'a mode, since the engine samples ahead of updates', null);
     }
     if (processGroup) await alignRanks(processGroup, policy, config, dataset?.length);
-    const reference = config.beta > 0 ? await referenceOf(policy) : null;
+    if (referenceDevice && config.beta === 0) {
+      throw new InvalidArgumentError(
+        'referenceDevice',
+        'none with beta 0, which needs no reference',
+        referenceDevice.name,
+      );
+    }
+    const reference = config.beta > 0 ? await referenceOf(policy, referenceDevice ?? policy.device) : null;
     const parts = { policy, dataset, rewards, evalDataset, demonstrations, engine, tracker, signal, processGroup };
     try {
       return new GRPOTrainer(config, parts, reference);
@@ -134,7 +144,8 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
   async step(own: readonly Rollout[]): Promise<StepReport> {
     const rollouts = await this.#ofAllRanks(own);
     return this.advance(async (learningRate) => {
-      const ready = await withAdvantages(this.policy.device, rollouts, this.config);
+      const advantages = await withAdvantages(this.policy.device, rollouts, this.config);
+      const ready = this.#referenceIsElsewhere ? await this.#withReference(advantages) : advantages;
       const size = this.#microBatchSize;
       const batches = Array.from({ length: Math.ceil(ready.length / size) }, (_, i) =>
         ready.slice(i * size, (i + 1) * size),
@@ -197,7 +208,8 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
   async #updateOn(batches: Rollout[][], generations: Generation[], learningRate: number): Promise<Update> {
     const { policy, optimizer, group, config } = this;
     this.onActivity(`update ${this.globalStep + 1}`);
-    const parts = { policy, reference: this.#reference, optimizer, group, config, cloning: this.#cloning };
+    const reference = this.#referenceIsElsewhere ? null : this.#reference;
+    const parts = { policy, reference, optimizer, group, config, cloning: this.#cloning };
     const { loss, gradNorm, metrics, cloneTokens } = await updatePolicy(parts, batches, learningRate);
     const rollouts = batches.flat();
     const completions = rollouts.reduce((sum, rollout) => sum + rollout.completionIds.length, 0);
@@ -328,12 +340,20 @@ export class GRPOTrainer extends Trainer<GRPOConfig> {
     const { numIterations, gradientAccumulationSteps } = this.config;
     const uses = this.#stepsPerGeneration * numIterations;
     const old = gradientAccumulationSteps % uses === 0 ? null : await this.#logProbs(this.policy, rollouts);
-    const reference = this.#reference && numIterations > 1 ? await this.#logProbs(this.#reference, rollouts) : null;
-    return rollouts.map((rollout, i) => ({
-      ...rollout,
-      ...(old ? { oldLogProbs: old[i]! } : {}),
-      ...(reference ? { refLogProbs: reference[i]! } : {}),
-    }));
+    const withOld = old ? rollouts.map((rollout, i) => ({ ...rollout, oldLogProbs: old[i]! })) : rollouts;
+    return numIterations > 1 || this.#referenceIsElsewhere ? this.#withReference(withOld) : withOld;
+  }
+
+  /** The log-probs of the reference, where there is one and the rollouts do not bring them. */
+  async #withReference(rollouts: Rollout[]): Promise<Rollout[]> {
+    if (!this.#reference || rollouts.every(({ refLogProbs }) => refLogProbs)) return rollouts;
+    const reference = await this.#logProbs(this.#reference, rollouts);
+    return rollouts.map((rollout, i) => ({ ...rollout, refLogProbs: reference[i]! }));
+  }
+
+  /** Then the update cannot compute its log-probs on the way. */
+  get #referenceIsElsewhere(): boolean {
+    return this.#reference !== null && this.#reference.device !== this.policy.device;
   }
 
   async #logProbs(model: CausalLM, rollouts: readonly Rollout[]): Promise<Float32Array[]> {
@@ -425,14 +445,15 @@ function metricsOf(rollouts: readonly Rollout[]): Record<string, number> {
 }
 
 /** A frozen copy of the policy as it is now. */
-async function referenceOf(policy: CausalLM): Promise<{ model: CausalLM; norm: number }> {
-  const { device } = policy;
-  const model = policy.clone({ frozen: true });
-  const weights = device.empty([model.parameters.count]);
-  const norm = device.empty([1]);
+/** A copy of the policy as it is now, with the norm of its weights. */
+async function referenceOf(policy: CausalLM, device: Device): Promise<{ model: CausalLM; norm: number }> {
+  const { device: own, parameters } = policy;
+  const weights = own.empty([parameters.count]);
+  const norm = own.empty([1]);
+  const model = device === own ? policy.clone({ frozen: true }) : await policy.cloneTo(device);
   try {
-    device.run('copy', { in: model.parameters.flat, out: weights });
-    device.run('globalNorm', { in: weights, norm });
+    own.run('copy', { in: parameters.flat, out: weights });
+    own.run('globalNorm', { in: weights, norm });
     return { model, norm: (await norm.read())[0]! };
   } catch (error) {
     model.dispose();

@@ -73,13 +73,15 @@ export interface MemoryPlan {
   promptTokens: number;
   /** Ranks that share the state of the optimiser when `zeroStage` is 1 or 2. */
   worldSize?: number;
+  /** The reference is kept on another device. */
+  referenceElsewhere?: boolean;
 }
 
 /** The estimate is of the update or of sampling, whichever is larger. */
 export function estimateMemory(
   model: ModelConfig,
   config: GRPOConfig,
-  { dtype, promptTokens, worldSize = 1 }: MemoryPlan,
+  { dtype, promptTokens, worldSize = 1, referenceElsewhere = false }: MemoryPlan,
 ): MemoryEstimate {
   const count = parameterCount(model);
   const size = dtype === 'bf16' ? 2 : 4;
@@ -101,7 +103,7 @@ export function estimateMemory(
   const cache = Math.min(cacheLimit, perToken * (rows * config.maxCompletionLength + rows * promptTokens));
   const fixed = {
     weights: size * count,
-    reference: config.beta > 0 ? size * count : 0,
+    reference: config.beta > 0 && !referenceElsewhere ? size * count : 0,
     gradients: float * count,
     optimizer: float * (dtype === 'f32' ? 2 : 3) * (config.zeroStage > 0 ? shardLength(count, worldSize) : count),
   };

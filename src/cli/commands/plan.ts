@@ -18,7 +18,7 @@ export interface PlanFlags {
   promptTokens: number;
   completionTokens: number;
   gradientCheckpointing: boolean;
-  reference: 'kept' | 'none';
+  reference: 'kept' | 'elsewhere' | 'none';
   deviceMemory: number;
   devicesPerNode: number;
   intraBandwidth: number;
@@ -40,7 +40,7 @@ export async function plan(flags: PlanFlags): Promise<void> {
       gradientAccumulationSteps: flags.accumulation,
       maxCompletionLength: flags.completionTokens,
       gradientCheckpointing: flags.gradientCheckpointing,
-      beta: flags.reference === 'kept' ? 0.04 : 0,
+      beta: flags.reference === 'none' ? 0 : 0.04,
     },
     'plan',
     { generates: false },
@@ -57,7 +57,7 @@ export async function plan(flags: PlanFlags): Promise<void> {
   };
   const { dtype, promptTokens } = flags;
   const plans = planDevices(
-    { model, config, dtype, promptTokens },
+    { model, config, dtype, promptTokens, referenceElsewhere: flags.reference === 'elsewhere' },
     { worldSizes: flags.devices ?? [1, 8, 64, 1024], zeroStages: flags.zeroStage ?? [0, 1, 2] },
     cluster,
   );

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { deviceOfRank } from '../../../src/distributed/rank-device.js';
+import { deviceOfRank, referenceDeviceOfRank } from '../../../src/distributed/rank-device.js';
 
 const machine = (cuda: boolean, visibleDevices?: string) => ({ hasCuda: async () => cuda, visibleDevices });
 const second = { localRank: 1, worldSize: 4 };
@@ -43,5 +43,23 @@ describe('the device of a rank', () => {
   ])('%s with the list %j is refused', async (device, devices, expected) => {
     const refused = deviceOfRank({ device, devices }, second, machine(true));
     await expect(refused).rejects.toMatchObject({ code: 'GRPO_CONFIG', message: expect.stringMatching(expected) });
+  });
+});
+
+describe('the device of the reference of a rank', () => {
+  it('is that of its place in the list, which ranks may share', () => {
+    const referenceDevices = ['cuda:4', 'cuda:4', 'cpu'];
+    expect(referenceDeviceOfRank({ referenceDevices: null, beta: 0 }, 3)).toBeNull();
+    expect([0, 1, 2].map((rank) => referenceDeviceOfRank({ referenceDevices, beta: 0.1 }, rank))).toEqual(
+      referenceDevices,
+    );
+  });
+
+  it.each([
+    [['cuda:4'], 0.1, 1, /referenceDevices: has 1 entry, but this is local rank 1/],
+    [['cpu'], 0, 0, /referenceDevices: needs beta above 0/],
+    [['disk'], 0.1, 0, /referenceDevices\[0\]: must be cpu or cuda:<number>, got "disk"/],
+  ])('%j with beta %d is refused on local rank %i', (referenceDevices, beta, rank, expected) => {
+    expect(() => referenceDeviceOfRank({ referenceDevices, beta }, rank)).toThrow(expected);
   });
 });
