@@ -43,17 +43,23 @@ export class Cloning {
 
   /**
    * Adds the gradients of sftCoefficient * (mean over the replies of the mean cross-entropy of their tokens), as far as
-   * this rank works on them. What is returned gives this rank's part of that mean, without the coefficient.
+   * this rank works on them. What is returned gives this rank's part of that mean, without the coefficient. `onGradients`
+   * hears of the last of the backward passes.
    */
-  backward(sequences: readonly TokenSequence[], scope: Scope): { read(): Promise<number> } {
+  backward(
+    sequences: readonly TokenSequence[],
+    scope: Scope,
+    onGradients: ((prefix: string) => void) | null = null,
+  ): { read(): Promise<number> } {
     const { perDeviceTrainBatchSize: size, sftCoefficient } = this.#config;
     const parts: { logProbs: Tensor; shares: number[] }[] = [];
     const own = tokenShare(sequences, this.#group.rank, this.#group.worldSize);
     for (let begin = 0; begin < own.length; begin += size) {
       const batch = own.slice(begin, begin + size);
+      const hears = begin + size >= own.length ? onGradients : null;
       const shares = batch.map(({ completionIds }) => 1 / (sequences.length * completionIds.length));
       const weights = shares.map((share) => sftCoefficient * share);
-      const { logProbs } = backwardCrossEntropy(this.#policy, batch, weights, this.#config, scope);
+      const { logProbs } = backwardCrossEntropy(this.#policy, batch, weights, this.#config, scope, hears);
       parts.push({
         logProbs,
         shares: batch.flatMap(({ completionIds }, b) => repeat(shares[b]!, completionIds.length)),

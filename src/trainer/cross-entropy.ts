@@ -21,9 +21,12 @@ export function backwardCrossEntropy(
   weights: readonly number[],
   { gradientCheckpointing, logitsWorkspaceBytes: workspaceBytes }: CrossEntropyOptions,
   scope: Scope,
+  onGradients: ((prefix: string) => void) | null = null,
 ): ScoredTokens {
   const { device } = policy;
-  const scores = policy.score(sequences, { gradients: true, gradientCheckpointing, entropy: true, workspaceBytes });
+  const scores = policy.score(sequences, {
+    ...{ gradients: true, gradientCheckpointing, entropy: true, workspaceBytes, onGradients },
+  });
   let gradient: Tensor | null = null;
   try {
     const keep = (tensor: Tensor) => {

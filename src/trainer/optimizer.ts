@@ -1,3 +1,4 @@
+import { GradientBuckets } from '../distributed/gradient-buckets.js';
 import type { ProcessGroup } from '../distributed/process-group.js';
 import { singleProcessGroup } from '../distributed/single-process-group.js';
 import type { ParameterGroup, Parameters } from '../models/parameters.js';
@@ -26,6 +27,7 @@ export class AdamW {
   readonly #firstMoment: Tensor;
   readonly #secondMoment: Tensor;
   readonly #masters: Tensor | null;
+  readonly #buckets: GradientBuckets | null;
   /** The weights that this rank keeps the state of. */
   readonly shard: ParameterGroup;
   #updates = 0;
@@ -35,6 +37,8 @@ export class AdamW {
     parameters: Parameters,
     options: OptimizerOptions,
     group: ProcessGroup = singleProcessGroup(parameters.device),
+    /** How the names of the parameters begin, in the order in which backward completes their gradients. */
+    gradientOrder: readonly string[] = [''],
   ) {
     const { device, count, flat } = parameters;
     this.#parameters = parameters;
@@ -43,6 +47,8 @@ export class AdamW {
     this.#stage = group.worldSize === 1 ? 0 : (options.zeroStage ?? 0);
     this.shard = this.#stage === 0 ? { offset: 0, count } : this.shardOf(group.rank, group.worldSize);
     parameters.enableGradients();
+    this.#buckets =
+      group.worldSize > 1 && this.#stage < 2 ? new GradientBuckets(group, parameters, gradientOrder) : null;
     const shape = [this.shard.count];
     this.#firstMoment = device.zeros(shape);
     this.#secondMoment = device.zeros(shape);
@@ -83,11 +89,11 @@ export class AdamW {
 
   /**
    * Queues one update from the gradients of all ranks and then sets these to zero. Give the norm that the returned tensor
-   * holds ([1], before scaling; the caller disposes of it) to `applied`. `reduced`: the gradients have been summed already.
+   * holds ([1], before scaling; the caller disposes of it) to `applied`.
    */
-  update(learningRate: number, { reduced = false } = {}): Tensor {
+  update(learningRate: number): Tensor {
     const { groups } = this.#parameters;
-    if (!reduced) this.#reduceGradients();
+    this.#reduceGradients();
     const norm = this.#globalNorm();
     this.#updateGroup(groups.decay, norm, learningRate, this.#options.weightDecay);
     this.#updateGroup(groups.noDecay, norm, learningRate, 0);
@@ -96,9 +102,13 @@ export class AdamW {
     return norm;
   }
 
-  /** Whether the gradients must be whole on every rank before `update` is told that they are reduced. */
-  get wantsWholeGradients(): boolean {
-    return this.#stage < 2;
+  /**
+   * For the last backward pass before an update: lets the ranks add up the gradients of one layer while those of the next
+   * are computed. null where they are exchanged at once, in `update`.
+   */
+  get onGradients(): ((prefix: string) => void) | null {
+    const buckets = this.#buckets;
+    return buckets && ((prefix) => buckets.complete(prefix));
   }
 
   /** Counts the update, unless its gradients were not finite and it therefore left everything as it was. */
@@ -118,8 +128,8 @@ export class AdamW {
     const { rank, worldSize } = this.#group;
     if (worldSize === 1) return;
     const gradients = this.#parameters.gradients!;
-    if (this.#stage < 2) {
-      this.#group.allReduce(gradients);
+    if (this.#buckets) {
+      this.#buckets.finish();
       return;
     }
     const { length } = this.#parameters.shard(rank, worldSize);

@@ -58,9 +58,11 @@ export class SFTTrainer extends Trainer<SFTConfig> {
     const completions = countTokens(sequences);
     const scope = new Scope();
     try {
-      const sums = microBatches(tokenShare(sequences, rank, worldSize), size).map((batch) => {
+      const own = microBatches(tokenShare(sequences, rank, worldSize), size);
+      const sums = own.map((batch, i) => {
         const weights = batch.map(() => 1 / completions);
-        return backwardCrossEntropy(this.policy, batch, weights, this.config, scope);
+        const onGradients = i === own.length - 1 ? this.optimizer.onGradients : null;
+        return backwardCrossEntropy(this.policy, batch, weights, this.config, scope, onGradients);
       });
       const norm = scope.track(this.optimizer.update(learningRate));
       let gradNorm = Number.NaN;

@@ -64,10 +64,12 @@ export async function updatePolicy(
   const scope = new Scope();
   const clones = cloning?.next() ?? [];
   try {
-    const losses = cutIntoMicroBatches(batches, config, group).map(({ rollouts, denominators }) =>
-      backward(parts, rollouts, { ...lossOptions(config), denominators }, config, scope),
-    );
-    const cloned = cloning?.backward(clones, scope);
+    const own = cutIntoMicroBatches(batches, config, group);
+    const losses = own.map(({ rollouts, denominators }, i) => {
+      const onGradients = !cloning && i === own.length - 1 ? optimizer.onGradients : null;
+      return backward(parts, rollouts, { ...lossOptions(config), denominators }, config, scope, onGradients);
+    });
+    const cloned = cloning?.backward(clones, scope, optimizer.onGradients);
     const norm = scope.track(optimizer.update(learningRate));
     let gradNorm = Number.NaN;
     const ranks = await togetherOrNot<RankResult>(group, async () => {
@@ -169,10 +171,13 @@ function backward(
   options: PolicyLossOptions,
   config: GRPOConfig,
   scope: Scope,
+  onGradients: ((prefix: string) => void) | null,
 ): PolicyLoss {
   const { temperature, logitsWorkspaceBytes: workspaceBytes, gradientCheckpointing } = config;
   const common = { temperature, workspaceBytes };
-  const scores = policy.score(rollouts, { ...common, gradients: true, gradientCheckpointing, entropy: true });
+  const scores = policy.score(rollouts, {
+    ...{ ...common, gradients: true, gradientCheckpointing, entropy: true, onGradients },
+  });
   let referenceScores: TokenScores | null = null;
   try {
     const refLogProbs = packed(rollouts, 'refLogProbs');

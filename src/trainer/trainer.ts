@@ -3,6 +3,7 @@ import type { ProcessGroup } from '../distributed/process-group.js';
 import { singleProcessGroup } from '../distributed/single-process-group.js';
 import { FileFormatError, GrpoError, InvalidArgumentError } from '../errors.js';
 import type { CausalLM } from '../models/causal-lm.js';
+import { gradientOrder } from '../models/decoder.js';
 import type { RewardFailure } from '../rewards/score.js';
 import { combineTrackers } from '../tracking/combine.js';
 import type { TrackedCompletion, Tracker } from '../tracking/tracker.js';
@@ -142,7 +143,7 @@ export abstract class Trainer<Config extends GRPOConfig | SFTConfig> implements 
     });
     const { seed, shuffleDataset: shuffle } = config;
     this.sampler = datasetLength === null ? null : new Sampler(datasetLength, { seed, shuffle });
-    this.optimizer = new AdamW(policy.parameters, config, this.group);
+    this.optimizer = new AdamW(policy.parameters, config, this.group, gradientOrder(policy.config));
   }
 
   /** Updates so far. */
