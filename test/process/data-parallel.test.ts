@@ -140,7 +140,10 @@ describe('GRPO on several ranks trains as on one', () => {
   it.each(cases)('%s', async (_, options) => {
     const [alone] = await train(1, options);
     expect(alone!.lengths.size).toBeGreaterThan(3);
-    for (const worldSize of [2, 4]) expectSame(await train(worldSize, options), alone!);
+    // Four ranks where the plain case is; two show the rest.
+    for (const worldSize of Object.keys(options).length === 0 ? [2, 4] : [2]) {
+      expectSame(await train(worldSize, options), alone!);
+    }
   });
 
   it('with more ranks than sequences in an update', async () => {
@@ -161,7 +164,7 @@ describe('GRPO on several ranks trains as on one', () => {
 
 describe('zeroStage', () => {
   it.each(['f32', 'bf16'] as const)('1 and 2 give the bits of 0, and keep less on each rank, in %s', async (dtype) => {
-    for (const worldSize of [2, 3, 4]) {
+    for (const worldSize of dtype === 'f32' ? [2, 3] : [2]) {
       const options = { dtype, weightDecay: 0.1, perDeviceTrainBatchSize: 4, gradientAccumulationSteps: 1 } as const;
       const [whole, ...sharded] = await Promise.all(
         ([0, 1, 2] as const).map((zeroStage) => train(worldSize, { ...options, zeroStage })),
@@ -330,6 +333,44 @@ describe('the ranks', () => {
       return [trainer.globalStep, trainer.stopped];
     });
     expect(stopped).toEqual(Array.from({ length: 3 }, () => [2, true]));
+  });
+});
+
+describe('rewards that fail on one rank', () => {
+  it('cost the completions of that rank, and are told once for all', async () => {
+    const outcomes = await inRanks(2, async (device, group) => {
+      const policy = tinyPolicy({ device, seed: 5 });
+      let calls = 0;
+      const fragile = {
+        name: 'fragile',
+        timeoutMs: 200,
+        score: (batch: readonly RewardSample[]): number[] | Promise<number[]> => {
+          const call = group.rank === 1 ? calls++ : -1;
+          if (call === 0) throw new Error('the server is gone');
+          if (call === 1) return [1];
+          if (call === 2) return new Promise(() => {});
+          return batch.map(({ completion }) => completion.length);
+        },
+      };
+      const common = { policy, dataset, numGenerations: 4, perDeviceTrainBatchSize: 4, maxCompletionLength: 8 };
+      const trainer = await GRPOTrainer.create({ ...common, rewards: [fragile], maxSteps: 4, processGroup: group });
+      const told: unknown[] = [];
+      for await (const { rewardFailures, metrics } of trainer) {
+        told.push([rewardFailures.map((failure) => failure.reason), metrics.frac_reward_unscorable]);
+      }
+      await trainer.close();
+      return { told, weights: await policy.parameters.flat.read() };
+    });
+    const expected = [
+      [['threw'], 0.5],
+      [['wrong-count'], 0.5],
+      [['timeout'], 0.5],
+      [[], 0],
+    ];
+    for (const { told, weights } of outcomes) {
+      expect(told).toEqual(expected);
+      expect(weights).toEqual(outcomes[0]!.weights);
+    }
   });
 });
 
