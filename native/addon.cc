@@ -71,7 +71,11 @@ void Environment::on_message(napi_env raw, void* context, const Message& message
   Pending pending = std::move(found->second);
   self->pending_.erase(found);
   if (self->pending_.empty()) self->mailbox_->keep_alive(env, false);
-  self->settle(env, pending, message);
+  try {
+    self->settle(env, pending, message);
+  } catch (const Napi::Error&) {
+    // A worker that is being terminated runs no JavaScript any more, and nobody waits for the promise.
+  }
 }
 
 void Environment::settle(Napi::Env env, Pending& pending, const Message& message) {
