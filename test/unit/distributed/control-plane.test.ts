@@ -5,7 +5,7 @@ import type { ControlLimits } from '../../../src/distributed/control-limits.js';
 import { ControlPlane, type RunIdentity } from '../../../src/distributed/control-plane.js';
 import { type DistributedError, RankFailedError, RendezvousError } from '../../../src/distributed/errors.js';
 import type { LaunchEnvironment } from '../../../src/distributed/launch-environment.js';
-import { GrpoError } from '../../../src/errors.js';
+import { CollectiveError, GrpoError } from '../../../src/errors.js';
 
 const run: RunIdentity = { version: '1.0.0', configHash: 'abc', config: { seed: '1' } };
 /** Generous: the machine may be busy. A test that waits for one of them sets it low. */
@@ -274,7 +274,10 @@ describe('when a rank cannot go on, all stop with one error', () => {
 
   it('the error of a collective stands when nobody died', async () => {
     const planes = await world(2);
-    const error = await planes[1]!.fail(new GrpoError('GRPO_COLLECTIVE', 'timed out'), { secondary: true });
+    const late = { reason: 'timeout', rank: 1, worldSize: 2, peer: 0, collective: 'allReduce', sequence: 3 } as const;
+    const error = await planes[1]!.fail(new CollectiveError({ ...late, size: '8 f32' }, 'timed out'), {
+      secondary: true,
+    });
     expect(error).toMatchObject({ code: 'GRPO_RANK_FAILED', ranks: [1], exitCode: 75 });
   });
 
