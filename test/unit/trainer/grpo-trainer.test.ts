@@ -166,8 +166,9 @@ describe('GRPOTrainer', () => {
       expect(seen).toEqual([1, 2]);
     });
     await withTrainer({}, async (trainer) => {
-      setTimeout(() => trainer.stop(), 1);
-      const summary = await trainer.train();
+      const running = trainer.train(); // has begun the first update when it returns
+      trainer.stop();
+      const summary = await running;
       expect(summary).toMatchObject({ steps: 1, stopped: true, report: { step: 1 } });
     });
   });
