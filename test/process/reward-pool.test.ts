@@ -52,7 +52,7 @@ it.each(['hang', 'exit', 'throw', 'memory'])(
 it('a worker that dies between two calls is replaced', async () => {
   const { reward, problems } = pool({ size: 1, timeoutMs: 20_000 });
   expect(await reward.score(samples('later'))).toEqual([1]);
-  await new Promise((resolve) => setTimeout(resolve, 100));
+  await new Promise((resolve) => setTimeout(resolve, 1_000));
   expect(await reward.score(samples('a', 'b'))).toEqual([1, 1]);
   expect(problems).toEqual([]);
 });
