@@ -1,0 +1,124 @@
+// The arithmetic of attention rows, the same for sequences in training (attention_packed.wgsl) and for rows that read a
+// cache in decoding (attention_cached.wgsl), so that both give a row the same bits: online softmax over tiles of KEYS
+// keys from the first on, each score one chain of fma over the head, each output one chain of fma over the keys.
+//
+// A workgroup has QUERIES query rows that read the same keys, and 8 threads a row. Of the scores a thread has those of
+// one query and four keys of a tile, of the output some rows of some columns. No key is read more than once a tile.
+
+const KEYS = 32u;
+const CHUNK = 16u;              // elements of heads in workgroup memory at a time
+const PITCH = CHUNK + 1u;
+const THREADS = 8u * QUERIES;
+const COLUMN_THREADS = clamp(HEAD_DIM_POWER, 8u, THREADS);
+const COLUMNS = (HEAD_DIM + COLUMN_THREADS - 1u) / COLUMN_THREADS;  // columns of a thread
+const ROWS = QUERIES * COLUMN_THREADS / THREADS;                    // rows of a thread
+
+var<workgroup> query_chunk: array<f32, QUERIES * PITCH>;
+var<workgroup> key_chunk: array<f32, KEYS * PITCH>;
+var<workgroup> weights: array<f32, QUERIES * KEYS>;
+var<workgroup> lane_values: array<f32, THREADS>;
+var<workgroup> rescales: array<f32, QUERIES>;
+var<workgroup> run: vec4i;
+
+// The rows that the queries of a workgroup see: prefix_length from prefix_start on, then others from own_start on.
+// Query i sees the first limit(i) of them; `shortest` and `longest` are the least and largest limit.
+struct Seen {
+  prefix_start: u32,
+  prefix_length: u32,
+  own_start: u32,
+  shortest: u32,
+  longest: u32,
+}
+
+fn key_row(seen: Seen, j: u32) -> u32 {
+  return select(seen.own_start + j - seen.prefix_length, seen.prefix_start + j, j < seen.prefix_length);
+}
+
+fn attend(thread: u32, seen: Seen) {
+  let query = thread / 8u;
+  let lane = thread % 8u;
+  let first_column = thread % COLUMN_THREADS;
+  let first_row = thread / COLUMN_THREADS * ROWS;
+  let own_limit = limit(query);
+
+  var sums: array<f32, ROWS * COLUMNS>;
+  var most = 0.0;
+  var total = 0.0;
+  for (var begin = 0u; begin < seen.longest; begin += KEYS) {
+    var scores = vec4f(0.0);
+    for (var chunk = 0u; chunk < HEAD_DIM; chunk += CHUNK) {
+      workgroupBarrier();
+      for (var i = thread; i < QUERIES * CHUNK; i += THREADS) {
+        let column = chunk + i % CHUNK;
+        var x = 0.0;
+        if (column < HEAD_DIM && limit(i / CHUNK) > 0u) { x = load_queries(query_place(i / CHUNK) + column); }
+        query_chunk[i / CHUNK * PITCH + i % CHUNK] = x;
+      }
+      for (var i = thread; i < KEYS * CHUNK; i += THREADS) {
+        let j = begin + i / CHUNK;
+        let column = chunk + i % CHUNK;
+        var x = 0.0;
+        if (column < HEAD_DIM && j < seen.longest) { x = load_keys(key_row(seen, j) * p.keys_stride + key_column() + column); }
+        key_chunk[i / CHUNK * PITCH + i % CHUNK] = x;
+      }
+      workgroupBarrier();
+      for (var d = 0u; d < CHUNK; d++) {
+        let keys = vec4f(key_chunk[lane * PITCH + d], key_chunk[(lane + 8u) * PITCH + d],
+                         key_chunk[(lane + 16u) * PITCH + d], key_chunk[(lane + 24u) * PITCH + d]);
+        scores = fma(vec4f(query_chunk[query * PITCH + d]), keys, scores);
+      }
+    }
+    scores *= p.scale;
+    let visible = vec4u(begin + lane, begin + lane + 8u, begin + lane + 16u, begin + lane + 24u) < vec4u(own_limit);
+    let bounded = select(vec4f(-3.4e38), scores, visible);
+    lane_values[thread] = max(max(bounded.x, bounded.y), max(bounded.z, bounded.w));
+    workgroupBarrier();
+    var next = select(most, lane_values[query * 8u], begin == 0u);
+    for (var i = 0u; i < 8u; i++) { next = max(next, lane_values[query * 8u + i]); }
+    // Keys that a row does not see leave its bits alone: the other rows of the tile may be in front of it.
+    let rescale = select(select(exp(most - next), 1.0, most == next), 0.0, begin == 0u);
+    let weight = select(vec4f(0.0), exp(scores - next), visible);
+    most = next;
+    for (var i = 0u; i < 4u; i++) { weights[query * KEYS + lane + 8u * i] = weight[i]; }
+    if (lane == 0u) { rescales[query] = rescale; }
+    workgroupBarrier();
+    lane_values[thread] = (weight.x + weight.y) + (weight.z + weight.w);
+    workgroupBarrier();
+    var sum = 0.0;
+    for (var i = 0u; i < 8u; i++) { sum += lane_values[query * 8u + i]; }
+    total = total * rescale + sum;
+
+    for (var r = 0u; r < ROWS; r++) {
+      for (var c = 0u; c < COLUMNS; c++) { sums[r * COLUMNS + c] *= rescales[first_row + r]; }
+    }
+    let end = min(begin + KEYS, seen.longest);
+    for (var j = begin; j < end; j++) {
+      let place = key_row(seen, j) * p.values_stride + key_column();
+      let seen_by_all = j < seen.shortest;
+      for (var c = 0u; c < COLUMNS; c++) {
+        let column = first_column + c * COLUMN_THREADS;
+        var value = 0.0;
+        if (column < HEAD_DIM) { value = load_values(place + column); }
+        for (var r = 0u; r < ROWS; r++) {
+          let added = fma(weights[(first_row + r) * KEYS + j - begin], value, sums[r * COLUMNS + c]);
+          // An unseen value may be infinite: 0 times it is not 0.
+          if (seen_by_all || j < limit(first_row + r)) { sums[r * COLUMNS + c] = added; }
+        }
+      }
+    }
+  }
+  workgroupBarrier();
+  if (lane == 0u && own_limit > 0u) {
+    rescales[query] = 1.0 / total;
+    if (HAS_LOG_SUM_EXP) { store_logSumExp(log_sum_exp_place(query), most + log(total)); }
+  }
+  workgroupBarrier();
+  for (var r = 0u; r < ROWS; r++) {
+    let row = first_row + r;
+    if (limit(row) == 0u) { continue; }
+    for (var c = 0u; c < COLUMNS; c++) {
+      let column = first_column + c * COLUMN_THREADS;
+      if (column < HEAD_DIM) { store_out(out_place(row) + column, sums[r * COLUMNS + c] * rescales[row]); }
+    }
+  }
+}

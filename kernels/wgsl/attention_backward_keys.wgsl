@@ -1,0 +1,126 @@
+// The gradients of OWN key and value rows of one key head of one sequence: over the rows of the sequence from there on,
+// then over all rows of each sequence that continues it, every query head of the key head in turn.
+
+var<workgroup> next_child: atomic<u32>;
+var<workgroup> child: u32;
+
+// The first sequence from `from` on that continues the one that starts at `start`, or the number of sequences.
+fn child_from(thread: u32, start: i32, begin: u32) -> u32 {
+  workgroupBarrier();
+  if (thread == 0u) { atomicStore(&next_child, p.sequences); }
+  workgroupBarrier();
+  for (var b = begin + thread; b < p.sequences; b += THREADS) {
+    if (load_runs(4u * b + 1u) > 0 && load_runs(4u * b) == start) {
+      atomicMin(&next_child, b);
+      break;
+    }
+  }
+  workgroupBarrier();
+  if (thread == 0u) { child = atomicLoad(&next_child); }
+  return workgroupUniformLoad(&child);
+}
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgroups: vec3u,
+        @builtin(local_invocation_index) thread: u32) {
+  let number = workgroup_number(workgroup, workgroups);
+  let key_head = number % p.keyHeads;
+  let sequence = number / p.keyHeads % p.sequences;
+  let position = number / p.keyHeads / p.sequences * OWN;
+  if (thread == 0u) { run = sequence_run(sequence); }
+  let r = workgroupUniformLoad(&run);
+  let length = u32(r.w);
+  if (position >= length) { return; }
+  let first_key = u32(r.z) + position;
+  let count = min(OWN, length - position);
+
+  let own = thread / 8u;
+  let lane = thread % 8u;
+  let first_column = thread % COLUMN_THREADS;
+  let first_own = thread / COLUMN_THREADS * ROWS;
+  var key_sums: array<f32, ROWS * COLUMNS>;
+  var value_sums: array<f32, ROWS * COLUMNS>;
+
+  // The query rows [begin, end) of one sequence at a time; query `begin` sees the first `seen` of the own keys.
+  var begin = u32(r.z) + position;
+  var end = u32(r.z) + length;
+  var seen = 1u;
+  var family = sequence + 1u;
+  loop {
+    for (var head = key_head * p.groupSize; head < (key_head + 1u) * p.groupSize; head++) {
+      for (var first = begin; first < end; first += OTHER) {
+        var scores = vec4f(0.0);
+        var gradients = vec4f(0.0);
+        for (var chunk = 0u; chunk < HEAD_DIM; chunk += CHUNK) {
+          workgroupBarrier();
+          for (var i = thread; i < OWN * CHUNK; i += THREADS) {
+            let column = chunk + i % CHUNK;
+            var x = vec2f(0.0);
+            if (column < HEAD_DIM && i / CHUNK < count) { x = key_pair(first_key + i / CHUNK, key_head, column); }
+            own_chunk[i / CHUNK * PITCH + i % CHUNK] = x;
+          }
+          for (var i = thread; i < OTHER * CHUNK; i += THREADS) {
+            let column = chunk + i % CHUNK;
+            let row = first + i / CHUNK;
+            var x = vec2f(0.0);
+            if (column < HEAD_DIM && row < end) { x = query_pair(row, head, column); }
+            other_chunk[i / CHUNK * PITCH + i % CHUNK] = x;
+          }
+          workgroupBarrier();
+          for (var d = 0u; d < CHUNK; d++) {
+            let mine = own_chunk[own * PITCH + d];
+            let q0 = other_chunk[lane * PITCH + d];
+            let q1 = other_chunk[(lane + 8u) * PITCH + d];
+            let q2 = other_chunk[(lane + 16u) * PITCH + d];
+            let q3 = other_chunk[(lane + 24u) * PITCH + d];
+            scores = fma(vec4f(mine.x), vec4f(q0.x, q1.x, q2.x, q3.x), scores);
+            gradients = fma(vec4f(mine.y), vec4f(q0.y, q1.y, q2.y, q3.y), gradients);
+          }
+        }
+        for (var i = 0u; i < 4u; i++) {
+          let other = lane + 8u * i;
+          let row = first + other;
+          var pair = vec2f(0.0);
+          if (own < count && row < end && own < row - begin + seen) {
+            let weight = probability(scores[i], row, head);
+            pair = vec2f(weight, score_gradient(weight, gradients[i], row, head));
+          }
+          tile[own * OTHER + other] = pair;
+        }
+        workgroupBarrier();
+        for (var row = first; row < min(first + OTHER, end); row++) {
+          for (var c = 0u; c < COLUMNS; c++) {
+            let column = first_column + c * COLUMN_THREADS;
+            var pair = vec2f(0.0);
+            if (column < HEAD_DIM) { pair = query_pair(row, head, column); }
+            for (var i = 0u; i < ROWS; i++) {
+              let weight = tile[(first_own + i) * OTHER + row - first];
+              key_sums[i * COLUMNS + c] = fma(weight.y, pair.x, key_sums[i * COLUMNS + c]);
+              value_sums[i * COLUMNS + c] = fma(weight.x, pair.y, value_sums[i * COLUMNS + c]);
+            }
+          }
+        }
+      }
+    }
+    if (!HAS_PARENTS) { break; }
+    if (r.y > 0) { break; }
+    family = child_from(thread, r.z, family);
+    if (family >= p.sequences) { break; }
+    if (thread == 0u) { run = sequence_run(family); }
+    let other = workgroupUniformLoad(&run);
+    begin = u32(other.z);
+    end = begin + u32(other.w);
+    seen = OWN;  // a continuation sees all
+    family++;
+  }
+  for (var i = 0u; i < ROWS; i++) {
+    if (first_own + i >= count) { continue; }
+    let row = first_key + first_own + i;
+    for (var c = 0u; c < COLUMNS; c++) {
+      let column = first_column + c * COLUMN_THREADS;
+      if (column >= HEAD_DIM) { continue; }
+      store_gradKeys(row * p.gradKeys_stride + key_head * HEAD_DIM + column, key_sums[i * COLUMNS + c]);
+      store_gradValues(row * p.gradValues_stride + key_head * HEAD_DIM + column, value_sums[i * COLUMNS + c]);
+    }
+  }
+}

@@ -1,0 +1,89 @@
+// The gradient of OWN query rows of one head of one sequence.
+
+fn key_row(r: vec4i, j: u32) -> u32 {
+  return select(u32(r.z) + j - u32(r.y), u32(r.x) + j, j < u32(r.y));
+}
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgroups: vec3u,
+        @builtin(local_invocation_index) thread: u32) {
+  let number = workgroup_number(workgroup, workgroups);
+  let head = number % p.heads;
+  let key_head = head / p.groupSize;
+  let position = number / p.heads / p.sequences * OWN;
+  if (thread == 0u) { run = sequence_run(number / p.heads % p.sequences); }
+  let r = workgroupUniformLoad(&run);
+  let length = u32(r.w);
+  if (position >= length) { return; }
+  let prefix = u32(r.y);
+  let first_row = u32(r.z) + position;
+  let count = min(OWN, length - position);
+  let longest = prefix + position + count;
+
+  let own = thread / 8u;
+  let lane = thread % 8u;
+  let first_column = thread % COLUMN_THREADS;
+  let first_own = thread / COLUMN_THREADS * ROWS;
+  var sums: array<f32, ROWS * COLUMNS>;
+  for (var begin = 0u; begin < longest; begin += OTHER) {
+    var scores = vec4f(0.0);
+    var gradients = vec4f(0.0);
+    for (var chunk = 0u; chunk < HEAD_DIM; chunk += CHUNK) {
+      workgroupBarrier();
+      for (var i = thread; i < OWN * CHUNK; i += THREADS) {
+        let column = chunk + i % CHUNK;
+        var x = vec2f(0.0);
+        if (column < HEAD_DIM && i / CHUNK < count) { x = query_pair(first_row + i / CHUNK, head, column); }
+        own_chunk[i / CHUNK * PITCH + i % CHUNK] = x;
+      }
+      for (var i = thread; i < OTHER * CHUNK; i += THREADS) {
+        let column = chunk + i % CHUNK;
+        let j = begin + i / CHUNK;
+        var x = vec2f(0.0);
+        if (column < HEAD_DIM && j < longest) { x = key_pair(key_row(r, j), key_head, column); }
+        other_chunk[i / CHUNK * PITCH + i % CHUNK] = x;
+      }
+      workgroupBarrier();
+      for (var d = 0u; d < CHUNK; d++) {
+        let mine = own_chunk[own * PITCH + d];
+        let k0 = other_chunk[lane * PITCH + d];
+        let k1 = other_chunk[(lane + 8u) * PITCH + d];
+        let k2 = other_chunk[(lane + 16u) * PITCH + d];
+        let k3 = other_chunk[(lane + 24u) * PITCH + d];
+        scores = fma(vec4f(mine.x), vec4f(k0.x, k1.x, k2.x, k3.x), scores);
+        gradients = fma(vec4f(mine.y), vec4f(k0.y, k1.y, k2.y, k3.y), gradients);
+      }
+    }
+    let row = first_row + own;
+    for (var i = 0u; i < 4u; i++) {
+      let other = lane + 8u * i;
+      var pair = vec2f(0.0);
+      if (own < count && begin + other <= prefix + position + own) {
+        let weight = probability(scores[i], row, head);
+        pair = vec2f(weight, score_gradient(weight, gradients[i], row, head));
+      }
+      tile[own * OTHER + other] = pair;
+    }
+    workgroupBarrier();
+    let end = min(begin + OTHER, longest);
+    for (var j = begin; j < end; j++) {
+      let place = key_row(r, j) * p.keys_stride + key_head * HEAD_DIM;
+      for (var c = 0u; c < COLUMNS; c++) {
+        let column = first_column + c * COLUMN_THREADS;
+        var key = 0.0;
+        if (column < HEAD_DIM) { key = load_keys(place + column); }
+        for (var i = 0u; i < ROWS; i++) {
+          sums[i * COLUMNS + c] = fma(tile[(first_own + i) * OTHER + j - begin].y, key, sums[i * COLUMNS + c]);
+        }
+      }
+    }
+  }
+  for (var i = 0u; i < ROWS; i++) {
+    if (first_own + i >= count) { continue; }
+    let place = (first_row + first_own + i) * p.gradQueries_stride + head * HEAD_DIM;
+    for (var c = 0u; c < COLUMNS; c++) {
+      let column = first_column + c * COLUMN_THREADS;
+      if (column < HEAD_DIM) { store_gradQueries(place + column, sums[i * COLUMNS + c]); }
+    }
+  }
+}

@@ -1,0 +1,97 @@
+// out = op(a) op(b) + bias, plus what `out` held with ACCUMULATE.
+//
+// A workgroup of 8 x 8 threads computes a tile of 64 x 64; a thread 8 x 8 of it, in two groups of four rows and of four
+// columns, so that neighbours read neighbouring words of workgroup memory. Each element is one chain of fma over k,
+// from k = 0 on, whatever the other rows: a row has the same bits in every batch.
+
+const TILE = 64u;
+const DEPTH = 16u;   // k of one step
+const PITCH = 17u;   // vec4s of a row of a tile: one more than it has, against bank conflicts
+
+// [k][row or column], four rows or columns a word.
+var<workgroup> a_tile: array<vec4f, 272>;
+var<workgroup> b_tile: array<vec4f, 272>;
+
+fn element_a(row: u32, k: u32) -> f32 {
+  if (row >= p.m || k >= p.k) { return 0.0; }
+  if (TRANSPOSE_A) { return load_a(k * p.a_stride + row); }
+  return load_a(row * p.a_stride + k);
+}
+
+fn element_b(k: u32, column: u32) -> f32 {
+  if (column >= p.n || k >= p.k) { return 0.0; }
+  if (TRANSPOSE_B) { return load_b(column * p.b_stride + k); }
+  return load_b(k * p.b_stride + column);
+}
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgroups: vec3u,
+        @builtin(local_invocation_index) thread: u32) {
+  let number = workgroup_number(workgroup, workgroups);
+  let across = (p.n + TILE - 1u) / TILE;
+  let first_row = number / across * TILE;
+  let first_column = number % across * TILE;
+  if (first_row >= p.m) { return; }
+  let x = thread % 8u;
+  let y = thread / 8u;
+
+  var sums: array<vec4f, 16>;  // [row of 8][column group of 2]
+  for (var begin = 0u; begin < p.k; begin += DEPTH) {
+    workgroupBarrier();
+    // Threads that follow each other read elements that follow each other.
+    for (var i = 0u; i < DEPTH; i++) {
+      if (TRANSPOSE_A) {
+        a_tile[i * PITCH + thread / 4u][thread % 4u] = element_a(first_row + thread, begin + i);
+      } else {
+        let row = thread / 16u + 4u * i;
+        a_tile[(thread % 16u) * PITCH + row / 4u][row % 4u] = element_a(first_row + row, begin + thread % 16u);
+      }
+      if (TRANSPOSE_B) {
+        let column = thread / 16u + 4u * i;
+        b_tile[(thread % 16u) * PITCH + column / 4u][column % 4u] = element_b(begin + thread % 16u, first_column + column);
+      } else {
+        b_tile[i * PITCH + thread / 4u][thread % 4u] = element_b(begin + i, first_column + thread);
+      }
+    }
+    workgroupBarrier();
+    for (var k = 0u; k < DEPTH; k++) {
+      let a0 = a_tile[k * PITCH + y];
+      let a1 = a_tile[k * PITCH + 8u + y];
+      let b0 = b_tile[k * PITCH + x];
+      let b1 = b_tile[k * PITCH + 8u + x];
+      sums[0] = fma(vec4f(a0.x), b0, sums[0]);
+      sums[1] = fma(vec4f(a0.x), b1, sums[1]);
+      sums[2] = fma(vec4f(a0.y), b0, sums[2]);
+      sums[3] = fma(vec4f(a0.y), b1, sums[3]);
+      sums[4] = fma(vec4f(a0.z), b0, sums[4]);
+      sums[5] = fma(vec4f(a0.z), b1, sums[5]);
+      sums[6] = fma(vec4f(a0.w), b0, sums[6]);
+      sums[7] = fma(vec4f(a0.w), b1, sums[7]);
+      sums[8] = fma(vec4f(a1.x), b0, sums[8]);
+      sums[9] = fma(vec4f(a1.x), b1, sums[9]);
+      sums[10] = fma(vec4f(a1.y), b0, sums[10]);
+      sums[11] = fma(vec4f(a1.y), b1, sums[11]);
+      sums[12] = fma(vec4f(a1.z), b0, sums[12]);
+      sums[13] = fma(vec4f(a1.z), b1, sums[13]);
+      sums[14] = fma(vec4f(a1.w), b0, sums[14]);
+      sums[15] = fma(vec4f(a1.w), b1, sums[15]);
+    }
+  }
+  for (var i = 0u; i < 8u; i++) {
+    let row = first_row + (i / 4u) * 32u + 4u * y + i % 4u;
+    if (row >= p.m) { continue; }
+    for (var group = 0u; group < 2u; group++) {
+      let column = first_column + group * 32u + 4u * x;
+      store_four(row * p.out_stride + column, column, sums[2u * i + group]);
+    }
+  }
+}
+
+fn store_four(at: u32, column: u32, product: vec4f) {
+  for (var j = 0u; j < 4u && column + j < p.n; j++) {
+    var sum = product[j];
+    if (HAS_BIAS) { sum += load_bias(column + j); }
+    if (ACCUMULATE) { sum += load_out(at + j); }
+    store_out(at + j, sum);
+  }
+}

@@ -1,0 +1,28 @@
+// With x^ = in * r, r the inverse rms, and y = gradOut * weight: gradIn = r (y - x^ mean(y x^)).
+
+@compute @workgroup_size(THREADS)
+fn backward(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgroups: vec3u,
+            @builtin(local_invocation_index) thread: u32) {
+  let group = workgroup_number(workgroup, workgroups) * GROUPS + thread / LANES;
+  let lane = thread % LANES;
+  let exists = group < p.groups;
+  let from = group_place(group, p.in_stride);
+  let grad = group_place(group, p.gradOut_stride);
+  var product = 0.0;
+  if (exists) {
+    for (var i = lane; i < p.group; i += LANES) {
+      product = fma(load_gradOut(grad + i) * load_weight(i), load_in(from + i), product);
+    }
+  }
+  let total = group_sum(thread, product);
+  if (!exists) { return; }
+  let r = load_inverseRms(group);
+  let mean = total * r / f32(p.group);
+  let to = group_place(group, p.gradIn_stride);
+  for (var i = lane; i < p.group; i += LANES) {
+    let y = load_gradOut(grad + i) * load_weight(i);
+    var result = r * fma(-load_in(from + i) * r, mean, y);
+    if (ACCUMULATE) { result += load_gradIn(to + i); }
+    store_gradIn(to + i, result);
+  }
+}
