@@ -9,6 +9,7 @@ fn limit(i: u32) -> u32 {
 }
 fn query_place(i: u32) -> u32 { return row * p.queries_stride + (first_head + i) * HEAD_DIM; }
 fn out_place(i: u32) -> u32 { return row * p.out_stride + (first_head + i) * HEAD_DIM; }
+fn log_sum_exp_place(i: u32) -> u32 { return i; }
 fn key_column() -> u32 { return key_head * HEAD_DIM; }
 
 @compute @workgroup_size(THREADS)
@@ -16,15 +17,17 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
         @builtin(local_invocation_index) thread: u32) {
   let number = workgroup_number(workgroup, workgroups);
   let parts = (p.groupSize + QUERIES - 1u) / QUERIES;  // workgroups of a key head
-  row = number / (p.keyHeads * parts);
+  let own_row = number / (p.keyHeads * parts);
+  row = own_row;
   key_head = number / parts % p.keyHeads;
   first_head = key_head * p.groupSize + number % parts * QUERIES;
-  if (row >= p.rows) { return; }
+  if (own_row >= p.rows) { return; }
   if (thread == 0u) {
-    let at = row * p.segments_stride;
+    let at = own_row * p.segments_stride;
     run = vec4i(load_segments(at), load_segments(at + 1u), load_segments(at + 2u), load_segments(at + 3u));
   }
   let r = workgroupUniformLoad(&run);
+  if (r.y < 0 || r.w < 0 || r.y > i32(p.cached) || r.w > i32(p.cached)) { return; }  // check_segments.wgsl reports it
   let length = u32(r.y + r.w);
   attend(thread, Seen(u32(r.x), u32(r.y), u32(r.z), length, length));
 }

@@ -19,7 +19,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
   if (thread == 0u) { seen_before = atomicLoad(&seen); }
   if (workgroupUniformLoad(&seen_before) != 0u) { return; }
 
-  let to = u32(id) * p.table_stride;
+  if (u32(id) >= p.limit) { return; }  // check_indices.wgsl has reported it
+  let to = u32(id) * p.gradTable_stride;
   for (var begin = row; begin < p.rows; begin += THREADS) {
     workgroupBarrier();
     let n = begin + thread;

@@ -1,17 +1,17 @@
 // With x^ = in * r, r the inverse rms, and y = gradOut * weight: gradIn = r (y - x^ mean(y x^)).
 
 @compute @workgroup_size(THREADS)
-fn backward(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgroups: vec3u,
-            @builtin(local_invocation_index) thread: u32) {
+fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgroups: vec3u,
+        @builtin(local_invocation_index) thread: u32) {
   let group = workgroup_number(workgroup, workgroups) * GROUPS + thread / LANES;
   let lane = thread % LANES;
   let exists = group < p.groups;
-  let from = group_place(group, p.in_stride);
+  let source_at = group_place(group, p.source_stride);
   let grad = group_place(group, p.gradOut_stride);
   var product = 0.0;
   if (exists) {
     for (var i = lane; i < p.group; i += LANES) {
-      product = fma(load_gradOut(grad + i) * load_weight(i), load_in(from + i), product);
+      product = fma(load_gradOut(grad + i) * load_weight(i), load_source(source_at + i), product);
     }
   }
   let total = group_sum(thread, product);
@@ -21,7 +21,7 @@ fn backward(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) wo
   let to = group_place(group, p.gradIn_stride);
   for (var i = lane; i < p.group; i += LANES) {
     let y = load_gradOut(grad + i) * load_weight(i);
-    var result = r * fma(-load_in(from + i) * r, mean, y);
+    var result = r * fma(-load_source(source_at + i) * r, mean, y);
     if (ACCUMULATE) { result += load_gradIn(to + i); }
     store_gradIn(to + i, result);
   }

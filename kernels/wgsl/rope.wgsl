@@ -54,9 +54,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
   // The angle is a float32 product, as transformers has it.
   let rotation = cosine_sine(turns(f32(load_positions(row)) * load_inverseFrequencies(i)));
   let sine = select(rotation.y, -rotation.y, BACKWARD);
-  let from = row * p.in_stride + column;
-  let x = load_in(from);
-  let y = load_in(from + half);
+  let source_at = row * p.source_stride + column;
+  let x = load_source(source_at);
+  let y = load_source(source_at + half);
   let to = row * p.out_stride + column;
   store_out(to, x * rotation.x - y * sine);
   store_out(to + half, y * rotation.x + x * sine);

@@ -1,15 +1,14 @@
-// sample: a workgroup a row. Weights exp((logit - max) / temperature), at most 1, are summed as whole numbers of
+// sample: a workgroup of THREADS a row. Weights exp((logit - max) / temperature), at most 1, are summed as whole numbers of
 // 2^-39, so that sums are exact and no result depends on their order; the token is the first whose running sum exceeds
 // the share of the total that Philox gives. Filters (topK, topP, minP) keep the tokens from a logit or weight on.
 
-const THREADS = 256u;
 const LIMBS = 3u;         // a weight in three limbs of 13 bits: the sums of 2^19 limbs fit a word
 const LIMB_BITS = 13u;
 const BINS = 256u;
 
 var<workgroup> words: array<u32, THREADS>;
 var<workgroup> bins: array<atomic<u32>, BINS * LIMBS>;
-var<workgroup> sums: array<vec2u, THREADS>;
+var<workgroup> sums: array<vec2u, BINS>;  // of bins, or of threads
 var<workgroup> shared_word: u32;
 var<workgroup> shared_sum: vec2u;
 
@@ -80,7 +79,7 @@ fn order_reaching(row: u32, thread: u32, filter_: Filter, count: u32) -> u32 {
       let x = logit(row, id);
       let place = order(x);
       if (shift < 24u && (place >> (shift + 8u)) != prefix) { continue; }
-      let bin = (place >> shift & 255u) * LIMBS;
+      let bin = ((place >> shift) & 255u) * LIMBS;
       if (count > 0u) {
         atomicAdd(&bins[bin], 1u);
         continue;
@@ -94,10 +93,12 @@ fn order_reaching(row: u32, thread: u32, filter_: Filter, count: u32) -> u32 {
       if (high != 0u) { atomicAdd(&bins[bin + 2u], high); }
     }
     workgroupBarrier();
-    let first = thread * LIMBS;
-    sums[thread] = sum_64(vec2u(atomicLoad(&bins[first]), 0u),
-                          sum_64(shift_left_64(vec2u(atomicLoad(&bins[first + 1u]), 0u), LIMB_BITS),
-                                 shift_left_64(vec2u(atomicLoad(&bins[first + 2u]), 0u), 2u * LIMB_BITS)));
+    for (var bin = thread; bin < BINS; bin += THREADS) {
+      let first = bin * LIMBS;
+      sums[bin] = sum_64(vec2u(atomicLoad(&bins[first]), 0u),
+                         sum_64(shift_left_64(vec2u(atomicLoad(&bins[first + 1u]), 0u), LIMB_BITS),
+                                shift_left_64(vec2u(atomicLoad(&bins[first + 2u]), 0u), 2u * LIMB_BITS)));
+    }
     workgroupBarrier();
     if (thread == 0u) {
       if (shift == 24u && count == 0u) {
@@ -119,7 +120,7 @@ fn order_reaching(row: u32, thread: u32, filter_: Filter, count: u32) -> u32 {
       }
       shared_word = chosen;
     }
-    prefix = prefix << 8u | workgroupUniformLoad(&shared_word);
+    prefix = (prefix << 8u) | workgroupUniformLoad(&shared_word);
     if (shift == 0u) { break; }
   }
   return prefix;
@@ -170,7 +171,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
   most = largest_word(thread, most);
 
   var id = 0u;
-  if (p.greedy != 0u) {
+  if (GREEDY) {
     var first = 0u;  // the complement of the lowest id: the largest word
     for (var i = thread; i < p.vocabulary; i += THREADS) {
       if (most != 0u && order(logit(row, i)) == most) { first = max(first, ~i); }
@@ -181,7 +182,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
     let largest = select(most & 0x7fffffffu, ~most, most < 0x80000000u);
     var filter_ = Filter(most, bitcast<f32>(largest), 0u, 0.0);
     if (p.topK > 0u) { filter_.from_order = order_reaching(row, thread, filter_, p.topK); }
-    if (p.topPShare > 0u) { filter_.from_order = order_reaching(row, thread, filter_, 0u); }
+    if (TOP_P) { filter_.from_order = order_reaching(row, thread, filter_, 0u); }
     filter_.min_weight = p.minP;
     let key = row * p.keys_stride;
     let random = philox(vec2u(u32(load_keys(key)), u32(load_keys(key + 1u))),

@@ -37,13 +37,13 @@ fn main(@builtin(local_invocation_index) thread: u32) {
     let start = load_sequenceOffsets(0u);
     let end = load_sequenceOffsets(p.sequences);
     if (start != 0 || end != i32(p.total)) {
-      fail(FAULT_ENDS, 0u, start, end);
+      fail(1, 0u, vec4i(start, end, 0, 0));
       bad = 0u;
     } else if (bad < p.sequences) {
       if (bad_parent(bad)) {
-        fail(FAULT_PARENT, bad, parent_of(bad), 0);
+        fail(2, bad, vec4i(parent_of(bad), 0, 0, 0));
       } else {
-        fail(FAULT_LENGTH, bad, load_sequenceOffsets(bad), load_sequenceOffsets(bad + 1u));
+        fail(3, bad, vec4i(load_sequenceOffsets(bad), load_sequenceOffsets(bad + 1u), whole_length(bad), 0));
       }
     } else {
       bad = p.sequences + 1u;
