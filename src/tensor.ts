@@ -189,6 +189,20 @@ export class Device {
     return this.#own(this.backend.adopt(pointer, bytes), bytes, shape, dtype);
   }
 
+  /**
+   * A tensor over a WebGPU buffer of the same GPU device that somebody else owns; it must stay alive until the tensor is
+   * disposed. Its usage must include STORAGE, and COPY_SRC for `read`, COPY_DST for `write`.
+   */
+  tensorFromBuffer(buffer: GPUBuffer, shape: readonly number[], dtype: DType = 'f32'): Tensor {
+    this.#check();
+    checkShape('shape', shape);
+    if (!this.backend.adoptBuffer) throw new UnsupportedError('tensorFromBuffer', `the ${this.kind} backend`);
+    const bytes = elementCount(shape) * bytesPerElement[dtype];
+    if (!(buffer?.size >= bytes))
+      throw new InvalidArgumentError('buffer', `a GPUBuffer of ${bytes} bytes`, buffer?.size);
+    return this.#own(this.backend.adoptBuffer(buffer, bytes), bytes, shape, dtype);
+  }
+
   /** Queues an operation of `backend/backend.ts` after checking its arguments. */
   run<Name extends OperationName>(name: Name, args: OperationArguments<Name, Tensor>): void {
     this.#check();

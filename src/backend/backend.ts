@@ -323,6 +323,8 @@ export interface Backend {
   allocate(bytes: number): number;
   /** Adopts memory that somebody else owns and keeps alive. */
   adopt?(pointer: bigint, bytes: number): number;
+  /** The same for a buffer of WebGPU. */
+  adoptBuffer?(buffer: GPUBuffer, bytes: number): number;
   release(storage: number): void;
   /** Copies `data` before it returns. */
   write(storage: number, byteOffset: number, data: ArrayBufferView): void;

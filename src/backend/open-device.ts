@@ -3,8 +3,10 @@ import process from 'node:process';
 import { type BackendAttempt, BackendUnavailableError, InvalidArgumentError } from '../errors.js';
 import { Device } from '../tensor.js';
 import type { OpenAnswer } from './binding.js';
+import { loadDawn } from './dawn.js';
 import { cudaLibraryPaths, loadAddon } from './loader.js';
 import { NativeBackend } from './native.js';
+import { adapterName, openWebGpuDevice, requestWebGpuAdapter } from './webgpu/open.js';
 
 export type DeviceKind = 'cpu' | 'cuda' | 'webgpu';
 
@@ -31,23 +33,29 @@ export interface DeviceInfo {
  * `cuda:1` (the second), `webgpu`. Throws a `BackendUnavailableError` with all that was tried when there is none.
  */
 export async function openDevice(name = 'auto', options: OpenDeviceOptions = {}): Promise<Device> {
-  const match = /^(auto|cpu|cuda|webgpu)(?::(\d+))?$/.exec(String(name));
-  if (!match || (match[2] !== undefined && match[1] !== 'cuda')) {
-    throw new InvalidArgumentError('device', "'auto', 'cpu', 'cuda', 'cuda:<number>' or 'webgpu'", name);
+  const match = /^(auto|cpu|cuda(?::(\d+))?|webgpu(?::software)?)$/.exec(String(name));
+  if (!match) {
+    const expected = "'auto', 'cpu', 'cuda', 'cuda:<number>', 'webgpu' or 'webgpu:software'";
+    throw new InvalidArgumentError('device', expected, name);
   }
+  const kind = match[1]!.split(':')[0]!;
   const backendOptions = cpuOptions(options);
-  if (match[1] === 'cpu') return openNative('cpu', 0, backendOptions, 'the CPU was asked for');
-  if (match[1] === 'cuda') {
+  if (kind === 'cpu') return openNative('cpu', 0, backendOptions, 'the CPU was asked for');
+  if (kind === 'cuda') {
     refuseCpuOptions(options, name);
     return openNative('cuda', Number(match[2] ?? 0), '', `${name} was asked for`);
   }
-  if (match[1] === 'webgpu') throw webgpuUnavailable();
+  if (kind === 'webgpu') {
+    refuseCpuOptions(options, name);
+    const gpu = await loadDawn();
+    return openWebGpuDevice({ gpu, software: match[1] === 'webgpu:software' }, `${name} was asked for`);
+  }
   return openBest(options, backendOptions);
 }
 
 /** What this machine offers. Never throws. */
 export async function availableDevices(): Promise<DeviceInfo[]> {
-  return [await probe('cpu'), await probe('cuda'), unavailable('webgpu', webgpuUnavailable())];
+  return [await probe('cpu'), await probe('cuda'), await probeWebGpu()];
 }
 
 async function openBest(options: OpenDeviceOptions, backendOptions: string): Promise<Device> {
@@ -56,7 +64,11 @@ async function openBest(options: OpenDeviceOptions, backendOptions: string): Pro
   }
   const cuda = await probe('cuda');
   if (cuda.available) return openNative('cuda', 0, '', `auto chose CUDA: ${cuda.reason}`);
-  return openNative('cpu', 0, backendOptions, `auto chose the CPU: ${cuda.reason}`);
+  const webgpu = await probeWebGpu();
+  if (webgpu.available) {
+    return openWebGpuDevice({ gpu: await loadDawn() }, `auto chose WebGPU: ${cuda.reason}; ${webgpu.reason}`);
+  }
+  return openNative('cpu', 0, backendOptions, `auto chose the CPU: ${cuda.reason}; ${webgpu.reason}`);
 }
 
 async function openNative(kind: 'cpu' | 'cuda', ordinal: number, options: string, why: string): Promise<Device> {
@@ -110,9 +122,14 @@ function actionsFor(kind: 'cpu' | 'cuda', answer: OpenAnswer): string[] {
   ];
 }
 
-function webgpuUnavailable(): BackendUnavailableError {
-  const attempt = { path: 'webgpu', stage: 'resolve', message: 'this version has no WebGPU backend' } as const;
-  return new BackendUnavailableError('webgpu', [attempt], ["Use openDevice('auto') or openDevice('cpu')."]);
+async function probeWebGpu(): Promise<DeviceInfo> {
+  try {
+    const adapter = await requestWebGpuAdapter({ gpu: await loadDawn() });
+    const reason = `the adapter ${adapterName(adapter)}`;
+    return { kind: 'webgpu', available: true, reason, name: 'webgpu', attempts: [] };
+  } catch (error) {
+    return unavailable('webgpu', error);
+  }
 }
 
 /** Checks the options and writes them as the backend reads them. */

@@ -113,9 +113,11 @@ function sequenceRuns(
   const { sequenceOffsets, parents, maxLength } = args;
   const total = args.queries.shape[0]!;
   const sequences = sequenceOffsets.shape[0]! - 1;
-  if (sequences < 0) throw new KernelError(`${operation}: expected sequenceOffsets of at least one entry but received 0`);
+  if (sequences < 0)
+    throw new KernelError(`${operation}: expected sequenceOffsets of at least one entry but received 0`);
   const faultSlot = kernels.faultSlot(({ code, index, values: [first, second, length] }) => {
-    if (code === 1) return `${operation}: expected sequenceOffsets from 0 to ${total} but received ${first} to ${second}`;
+    if (code === 1)
+      return `${operation}: expected sequenceOffsets from 0 to ${total} but received ${first} to ${second}`;
     if (code === 2) {
       return `${operation}: expected parents[${index}] to be -1 or an earlier sequence without a parent but received ${first}`;
     }

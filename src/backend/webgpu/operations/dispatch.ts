@@ -24,6 +24,8 @@ export interface Fault {
 
 /** What operations need of the backend. */
 export interface Kernels {
+  /** Most bytes that a binding may cover: larger tensors are taken in parts. */
+  readonly bindingBytes: number;
   dispatch(dispatch: Dispatch): void;
   /** A tensor for the time of this operation. */
   scratch(shape: readonly number[], dtype: TensorView['dtype']): TensorView;

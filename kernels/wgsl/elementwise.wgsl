@@ -1,0 +1,9 @@
+// fill, copy, add: a thread an element. The file that follows gives `element(row, column)`.
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgroups: vec3u,
+        @builtin(local_invocation_index) thread: u32) {
+  let i = workgroup_number(workgroup, workgroups) * 256u + thread;
+  if (i >= p.count) { return; }
+  element(i / p.columns, i % p.columns);
+}

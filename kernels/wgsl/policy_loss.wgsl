@@ -1,0 +1,231 @@
+// The fifth pass of policyLoss: a workgroup a sequence, a thread an active token at a time. Writes the gradients, and
+// for each sequence its loss and statistics. results[b] = (loss, entropy acted on, sums and extremes in the order of
+// src/kernels/policy-statistics.ts).
+
+const THREADS = 64u;
+const SUMS = 16u;
+const RESULTS = 23u;  // loss, entropy acted on, 16 sums, 5 extremes
+const LARGE = 3.4028234e38;
+
+var<workgroup> shared_values: array<f32, THREADS>;
+
+fn value(i: u32, which: u32) -> f32 { return load_values(8u * i + which); }
+
+fn workgroup_sum(thread: u32, x: f32) -> f32 {
+  shared_values[thread] = x;
+  for (var half = THREADS / 2u; half > 0u; half /= 2u) {
+    workgroupBarrier();
+    if (thread < half) { shared_values[thread] += shared_values[thread + half]; }
+  }
+  workgroupBarrier();
+  let sum = shared_values[0];
+  workgroupBarrier();
+  return sum;
+}
+
+fn workgroup_max(thread: u32, x: f32) -> f32 {
+  shared_values[thread] = x;
+  for (var half = THREADS / 2u; half > 0u; half /= 2u) {
+    workgroupBarrier();
+    if (thread < half) { shared_values[thread] = max(shared_values[thread], shared_values[thread + half]); }
+  }
+  workgroupBarrier();
+  let most = shared_values[0];
+  workgroupBarrier();
+  return most;
+}
+
+struct Terms { ratio: f32, correction: f32, phi_positive: f32, phi_negative: f32, near_policy: bool }
+
+// What the tokens of a sequence share.
+fn sequence_terms(begin: u32, count: u32, thread: u32) -> Terms {
+  var terms = Terms(1.0, 1.0, 1.0, 1.0, true);
+  var log_ratio = 0.0;
+  var clamped = 0.0;
+  var log_weight = 0.0;
+  var divergence = 0.0;
+  var difference = 0.0;
+  for (var i = thread; i < count; i += THREADS) {
+    let d = value(begin + i, 1u);
+    log_ratio += d;
+    clamped += clamp(d, -VESPO_MAX_LOG_RATIO, VESPO_MAX_LOG_RATIO);
+    var away = -d;
+    if (HAS_ROLLOUT) {
+      let x = value(begin + i, 3u);
+      away = value(begin + i, 4u);
+      difference += x;
+      if (LOSS_TYPE == 7u && CORRECTION != 0u) { log_weight += log_correction_weight(x); }
+    }
+    divergence += away;
+  }
+  let tokens = f32(max(count, 1u));
+  if (SEQUENCE_LEVEL) { terms.ratio = ratio_of(workgroup_sum(thread, log_ratio) / tokens); }
+  if (CORRECTION > 2u) {
+    let sum = workgroup_sum(thread, difference);
+    terms.correction = correction_weight(select(sum, sum / tokens, GEOMETRIC));
+  }
+  if (LOSS_TYPE == 7u) {
+    let log_w = workgroup_sum(thread, clamped) + workgroup_sum(thread, log_weight);
+    terms.phi_positive = vespo_phi(log_w, p.vespoKPositive, p.vespoLambdaPositive);
+    terms.phi_negative = vespo_phi(log_w, p.vespoKNegative, p.vespoLambdaNegative);
+  }
+  if (OFF_POLICY_MASK) { terms.near_policy = workgroup_sum(thread, divergence) / tokens <= p.offPolicyThreshold; }
+  return terms;
+}
+
+fn objective_of(terms: Terms, ratio: f32, advantage: f32, log_prob: f32) -> Objective {
+  if (LOSS_TYPE == 5u) { return weighted_likelihood(min(ratio, p.high), advantage, log_prob); }
+  if (LOSS_TYPE == 6u) { return sapo_objective(ratio, advantage); }
+  if (LOSS_TYPE == 7u) {
+    return weighted_likelihood(select(terms.phi_negative, terms.phi_positive, advantage >= 0.0), advantage, log_prob);
+  }
+  return clipped_objective(ratio, advantage);
+}
+
+fn loss_scale(count: u32, token_denominator: f32) -> f32 {
+  if (LOSS_TYPE == 0u || LOSS_TYPE == 6u) { return 1.0 / (f32(max(count, 1u)) * p.sequenceDenominator); }
+  if (LOSS_TYPE == 3u) { return 1.0 / (p.sequenceDenominator * p.maxCompletionLength); }
+  if (LOSS_TYPE == 4u) { return 1.0 / p.sequenceDenominator; }
+  return 1.0 / token_denominator;
+}
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgroups: vec3u,
+        @builtin(local_invocation_index) thread: u32) {
+  let b = workgroup_number(workgroup, workgroups);
+  if (b >= p.sequences) { return; }
+  let begin = u32(clamp(load_offsets(b), 0, i32(p.tokens)));
+  var count = u32(load_order(p.tokens + b));
+  count = select(count, 0u, count > p.tokens);
+  if (thread == 0u) { shared_values[0] = f32(count); }
+  count = u32(workgroupUniformLoad(&shared_values)[0]);
+  let own_tokens = max(load_totals(0u), 1.0);
+  let token_denominator = select(own_tokens, p.tokenDenominator, p.tokenDenominator > 0.0);
+  let acted_on = load_totals(2u);
+  let threshold = load_totals(1u);
+  let entropy_denominator = token_denominator * acted_on / own_tokens;
+  let entropy_gradient = select(0.0, -p.entropyCoefficient / entropy_denominator, acted_on > 0.0);
+  let scale = loss_scale(count, token_denominator);
+  let terms = sequence_terms(begin, count, thread);
+
+  var loss = 0.0;
+  var acted_entropy = 0.0;
+  var through_ratio_sum = 0.0;
+  var sums: array<f32, SUMS>;
+  var ratio_min = LARGE;
+  var ratio_max = -LARGE;
+  var difference_max = -LARGE;
+  for (var i = thread; i < count; i += THREADS) {
+    let at = begin + i;
+    let t = u32(load_order(at));
+    let log_prob = value(at, 0u);
+    let d = value(at, 1u);
+    let advantage = value(at, 6u);
+    let ratio = select(ratio_of(d), terms.ratio, SEQUENCE_LEVEL);
+    let objective = objective_of(terms, ratio, advantage, log_prob);
+
+    // The masks and the correction, as one weight.
+    var weight = 1.0;
+    var kept = true;
+    if (HAS_ENTROPY) {
+      let entropy = value(at, 5u);
+      sums[3] += entropy;
+      if (HIGH_ENTROPY) { kept = entropy >= threshold; }
+      if (kept) { acted_entropy += entropy; }
+    }
+    if (kept) { sums[9] += 1.0; } else { weight = 0.0; }
+    if (OFF_POLICY_MASK && !terms.near_policy && advantage < 0.0) {
+      weight = 0.0;
+      sums[8] += 1.0;
+    }
+    if (HAS_ROLLOUT) {
+      let x = value(at, 3u);
+      var correction = terms.correction;
+      if (CORRECTION == 0u) { correction = ratio_of(x); } else if (CORRECTION < 3u) { correction = correction_weight(x); }
+      sums[11] += abs(x);
+      sums[12] += exp_less_linear(min(x, MAX_EXPONENT));
+      sums[13] += correction;
+      sums[14] += correction * correction;
+      if (correction == 0.0) { sums[15] += 1.0; }
+      difference_max = max(difference_max, abs(x));
+      if (CORRECTION != 0u && LOSS_TYPE != 7u) { weight *= correction; }
+    }
+
+    // Select before multiplying: a dropped token's loss may be infinite.
+    var token_loss = 0.0;
+    var through_ratio = 0.0;
+    var through_log_prob = 0.0;
+    if (weight != 0.0) {
+      token_loss = objective.loss * weight;
+      through_ratio = objective.through_ratio * weight;
+      through_log_prob = objective.through_log_prob * weight;
+    }
+    if (HAS_REFERENCE) {
+      var kl = kl_estimate(value(at, 2u));
+      if (BIAS_CORRECTED_KL) {
+        kl *= ratio;
+        through_ratio += p.beta * kl.x;
+      }
+      sums[2] += kl.x;
+      if (p.beta != 0.0) {
+        token_loss += p.beta * kl.x;
+        through_log_prob += p.beta * kl.y;
+      }
+    }
+    loss += token_loss;
+    if (SEQUENCE_LEVEL) {
+      through_ratio_sum += through_ratio;
+    } else {
+      through_log_prob += through_ratio;
+    }
+    store_gradLogProbs(t, through_log_prob * scale);
+    if (HAS_GRAD_ENTROPY) { store_gradEntropy(t, select(0.0, entropy_gradient, kept)); }
+
+    sums[4] += ratio;
+    sums[5] += exp_less_linear(min(d, MAX_EXPONENT));
+    if (ratio < p.low && advantage < 0.0) { sums[6] += 1.0; }
+    if (HAS_HIGH && ratio > p.high && advantage > 0.0) { sums[7] += 1.0; }
+    sums[10] += select(terms.phi_negative, terms.phi_positive, advantage >= 0.0);
+    ratio_min = min(ratio_min, ratio);
+    ratio_max = max(ratio_max, ratio);
+  }
+
+  if (SEQUENCE_LEVEL) {
+    let share = workgroup_sum(thread, through_ratio_sum) / f32(max(count, 1u)) * scale;
+    storageBarrier();
+    for (var i = thread; i < count; i += THREADS) {
+      let t = u32(load_order(begin + i));
+      store_gradLogProbs(t, load_gradLogProbs(t) + share);
+    }
+  }
+
+  let at = b * RESULTS;
+  let loss_sum = workgroup_sum(thread, loss);
+  let entropy_sum = workgroup_sum(thread, acted_entropy);
+  if (thread == 0u) {
+    store_results(at, loss_sum * scale);
+    store_results(at + 1u, entropy_sum);
+  }
+  var low_clipped = 0.0;
+  var high_clipped = 0.0;
+  for (var k = 0u; k < SUMS; k++) {
+    var sum = workgroup_sum(thread, sums[k]);
+    if (k == 0u) { sum = f32(count); }
+    if (k == 1u) { sum = select(0.0, 1.0, count > 0u); }
+    if (k == 6u) { low_clipped = sum; }
+    if (k == 7u) { high_clipped = sum; }
+    if (thread == 0u) { store_results(at + 2u + k, sum); }
+  }
+  let least = -workgroup_max(thread, -ratio_min);
+  let most = workgroup_max(thread, ratio_max);
+  let difference = workgroup_max(thread, difference_max);
+  if (thread == 0u) {
+    let some = count > 0u;
+    let tokens = f32(max(count, 1u));
+    store_results(at + 18u, select(LARGE, least, some));
+    store_results(at + 19u, select(LARGE, low_clipped / tokens, some));
+    store_results(at + 20u, select(-LARGE, most, some));
+    store_results(at + 21u, select(-LARGE, high_clipped / tokens, some));
+    store_results(at + 22u, difference);
+  }
+}

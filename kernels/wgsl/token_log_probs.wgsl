@@ -1,0 +1,19 @@
+// tokenLogProbs: a workgroup a row.
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgroups: vec3u,
+        @builtin(local_invocation_index) thread: u32) {
+  let row = workgroup_number(workgroup, workgroups);
+  if (row >= p.rows) { return; }
+  let all = row_statistics(row, thread);
+  let target_ = u32(load_targets(row));
+  if (thread != 0u || target_ >= p.columns) { return; }
+  let logit = load_logits(row * p.logits_stride + target_);
+  let usable = all.sum > 0.0;
+  let log_sum = logarithm(select(1.0, all.sum, usable));
+  let impossible = is_negative_infinity(logit) && !SOFTCAP;
+  let log_prob = (capped(select(logit, 0.0, impossible)) - all.largest) * p.inverseTemperature - log_sum;
+  store_logProbs(row, select(p.nan, select(min(log_prob, 0.0), p.negativeInfinity, impossible), usable));
+  if (HAS_ENTROPY) { store_entropy(row, select(p.nan, row_entropy(all), usable)); }
+  if (HAS_LOG_SUM_EXP) { store_logSumExp(row, select(p.nan, all.largest * p.inverseTemperature + log_sum, usable)); }
+}

@@ -1,0 +1,111 @@
+import { BackendUnavailableError, InvalidArgumentError } from '../../errors.js';
+import { Device } from '../../tensor.js';
+import { WebGpuBackend } from './backend.js';
+
+export interface WebGpuDeviceOptions {
+  /** Where adapters come from. Default: `navigator.gpu` of the browser. */
+  gpu?: GPU;
+  /** A device that the caller made and keeps: tensors can share its buffers. */
+  gpuDevice?: GPUDevice;
+  /** Takes an adapter that computes on the processor too. Default false. */
+  software?: boolean;
+  powerPreference?: GPUPowerPreference;
+  /** Whether shaders may use subgroup operations. Default: where the device has them. */
+  subgroups?: boolean;
+  /** 'minimum': only what every WebGPU device has. Default: all that the adapter offers. */
+  limits?: 'adapter' | 'minimum';
+}
+
+/** Limits that decide how large tensors and how many at a time a shader may see. */
+const wantedLimits = [
+  'maxBufferSize',
+  'maxStorageBufferBindingSize',
+  'maxStorageBuffersPerShaderStage',
+  'maxComputeWorkgroupStorageSize',
+  'maxComputeInvocationsPerWorkgroup',
+  'maxComputeWorkgroupSizeX',
+] as const;
+
+/** Opens a device over WebGPU. Throws a `BackendUnavailableError` that says what was tried. */
+export async function openWebGpuDevice(
+  options: WebGpuDeviceOptions = {},
+  why = 'WebGPU was asked for',
+): Promise<Device> {
+  const known = ['gpu', 'gpuDevice', 'software', 'powerPreference', 'subgroups', 'limits'];
+  const unknown = Object.keys(options).find((key) => !known.includes(key));
+  if (unknown) throw new InvalidArgumentError('options of the WebGPU device', known.join(', '), unknown);
+  const { subgroups, gpuDevice } = options;
+  if (gpuDevice) {
+    const name = 'webgpu (a device of the caller)';
+    const backend = new WebGpuBackend(gpuDevice, name, describe(gpuDevice, null), { subgroups, shared: true });
+    return new Device(backend, 'a WebGPU device was given');
+  }
+  const adapter = await requestWebGpuAdapter(options);
+  const device = await requestDevice(adapter, options.limits ?? 'adapter');
+  const label = adapterName(adapter);
+  return new Device(new WebGpuBackend(device, `webgpu (${label})`, describe(device, adapter), { subgroups }), why);
+}
+
+/** The adapter that `openWebGpuDevice` would use. */
+export async function requestWebGpuAdapter({
+  gpu = (globalThis as { navigator?: { gpu?: GPU } }).navigator?.gpu,
+  software = false,
+  powerPreference = 'high-performance',
+}: WebGpuDeviceOptions = {}): Promise<GPUAdapter> {
+  if (!gpu) throw unavailable('resolve', 'this environment has no navigator.gpu', browserActions);
+  let adapter: GPUAdapter | null;
+  try {
+    adapter = await gpu.requestAdapter({ powerPreference });
+  } catch (error) {
+    throw unavailable('driver', (error as Error).message, driverActions);
+  }
+  if (!adapter) throw unavailable('driver', 'no adapter was found', driverActions);
+  if (adapter.info.isFallbackAdapter && !software) {
+    throw unavailable(
+      'device',
+      `the only adapter, ${adapterName(adapter)}, computes on the processor`,
+      softwareActions,
+    );
+  }
+  return adapter;
+}
+
+export function adapterName({ info }: GPUAdapter): string {
+  return info.description || info.device || info.architecture || info.vendor || 'unnamed adapter';
+}
+
+async function requestDevice(adapter: GPUAdapter, limits: 'adapter' | 'minimum'): Promise<GPUDevice> {
+  const requiredFeatures = (['subgroups', 'shader-f16'] as const).filter((feature) => adapter.features.has(feature));
+  const requiredLimits = Object.fromEntries(wantedLimits.map((name) => [name, adapter.limits[name]]));
+  try {
+    return await adapter.requestDevice({ requiredFeatures, ...(limits === 'adapter' ? { requiredLimits } : {}) });
+  } catch (error) {
+    throw unavailable('device', (error as Error).message, driverActions);
+  }
+}
+
+function describe({ limits, features }: GPUDevice, adapter: GPUAdapter | null): Record<string, string> {
+  const known: Record<string, string> = adapter ? { adapter: adapterName(adapter), vendor: adapter.info.vendor } : {};
+  return {
+    ...known,
+    features: [...features].filter((feature) => ['subgroups', 'shader-f16'].includes(feature)).join(', ') || 'none',
+    ...Object.fromEntries(wantedLimits.map((name) => [name, String(limits[name])])),
+  };
+}
+
+const browserActions = [
+  'Use a browser with WebGPU (docs/webgpu.md lists them), over https or on localhost.',
+  'In Node: npm install webgpu@0.6.2.',
+];
+const driverActions = [
+  'Install a Vulkan, Metal or Direct3D 12 driver for the GPU.',
+  'On Linux, VK_DRIVER_FILES or VK_ICD_FILENAMES may name the driver.',
+];
+const softwareActions = [
+  "Ask for it by name: openDevice('webgpu:software').",
+  "Or use openDevice('cpu'), which is faster on a processor.",
+];
+
+function unavailable(stage: 'resolve' | 'driver' | 'device', message: string, actions: string[]) {
+  return new BackendUnavailableError('webgpu', [{ path: 'webgpu', stage, message }], actions);
+}

@@ -1,0 +1,155 @@
+import { KernelError } from '../../../errors.js';
+import { policyStatisticCount } from '../../../kernels/policy-statistics.js';
+import { checkOffsets } from './check-offsets.js';
+import type { Arguments, Kernels } from './dispatch.js';
+import { present } from './present.js';
+
+/** Enumerated scalars, as kernels/include/grpo.h numbers them. */
+const lossTypes = { luspo: 4, dr_grpo: 3, cispo: 5, vespo: 7 } as const;
+const tokenMask = 2;
+const sequenceMask = 4;
+/** Floats that the passes keep of an active token. */
+const tokenValues = 8;
+/** Loss and acted-on entropy before the statistics of a sequence. */
+const resultCount = policyStatisticCount + 2;
+
+/** A binding is scarce: what a token's loss reads is packed first, then each sequence is worked on, then all are joined. */
+export function policyLoss(kernels: Kernels, args: Arguments<'policyLoss'>): void {
+  const { logProbs, oldLogProbs, refLogProbs, rolloutLogProbs, entropy, advantages, mask, gradEntropy } = args;
+  const offsets = args.sequenceOffsets;
+  const tokens = logProbs.shape[0]!;
+  const sequences = offsets.shape[0]! - 1;
+  checkPolicyLoss(args, tokens, sequences);
+  checkOffsets(kernels, 'policyLoss: sequenceOffsets', offsets, tokens);
+
+  const order = kernels.scratch([tokens + sequences], 'i32');
+  const totals = kernels.scratch([3], 'f32');
+  const values = kernels.scratch([Math.max(tokens, 1), tokenValues], 'f32');
+  const results = kernels.scratch([Math.max(sequences, 1), resultCount], 'f32');
+  const sizes = { tokens, sequences };
+  const { gradLogProbs } = args;
+
+  kernels.dispatch({
+    sources: ['policy_loss_order'],
+    constants: { HAS_MASK: mask != null, HAS_GRAD_ENTROPY: gradEntropy != null },
+    parameters: { u32: sizes },
+    tensors: { offsets, order, gradLogProbs, ...present({ mask, gradEntropy }) },
+    writes: ['order', 'gradLogProbs', ...(gradEntropy ? ['gradEntropy'] : [])],
+    workgroups: sequences,
+  });
+  const highEntropy = args.topEntropyQuantile < 1;
+  kernels.dispatch({
+    sources: ['policy_loss_totals'],
+    constants: { HAS_MASK: mask != null, HIGH_ENTROPY: highEntropy },
+    parameters: { u32: { tokens }, f32: { quantile: 1 - Math.max(args.topEntropyQuantile, 0) } },
+    tensors: { totals, entropy: entropy ?? logProbs, ...present({ mask }) },
+    writes: ['totals'],
+    workgroups: 1,
+  });
+  kernels.dispatch({
+    sources: ['functions', 'policy_loss_pack'],
+    constants: {
+      HAS_OLD: oldLogProbs != null,
+      HAS_REFERENCE: refLogProbs != null,
+      HAS_ROLLOUT: rolloutLogProbs != null,
+    },
+    parameters: { u32: sizes },
+    tensors: { offsets, order, values, logProbs, ...present({ oldLogProbs, refLogProbs, rolloutLogProbs }) },
+    writes: ['values'],
+    workgroups: sequences,
+  });
+  kernels.dispatch({
+    sources: ['policy_loss_pack_second'],
+    constants: { HAS_ENTROPY: entropy != null, SEQUENCE_ADVANTAGES: advantages.shape[0] === sequences },
+    parameters: { u32: sizes },
+    tensors: { offsets, order, values, advantages, ...present({ entropy }) },
+    writes: ['values'],
+    workgroups: sequences,
+  });
+
+  const bounded = args.lossType <= lossTypes.luspo;
+  const high = bounded ? 1 + args.epsilonHigh : args.lossType === lossTypes.cispo ? args.epsilonHigh : 0;
+  const denominators = {
+    entropyCoefficient: args.entropyCoefficient,
+    tokenDenominator: args.tokenDenominator,
+  };
+  kernels.dispatch({
+    sources: ['functions', 'policy_objectives', 'policy_loss'],
+    constants: {
+      LOSS_TYPE: args.lossType,
+      SEQUENCE_LEVEL: args.sequenceLevel !== 0,
+      HAS_DELTA: Number.isFinite(args.delta),
+      HAS_HIGH: bounded || args.lossType === lossTypes.cispo,
+      KL_ESTIMATOR: args.klEstimator,
+      BIAS_CORRECTED_KL: args.biasCorrectedKl !== 0,
+      OFF_POLICY_MASK: Number.isFinite(args.offPolicyMaskThreshold),
+      HIGH_ENTROPY: highEntropy,
+      CORRECTION: args.rolloutCorrection,
+      GEOMETRIC: args.rolloutGeometric !== 0,
+      HAS_ENTROPY: entropy != null,
+      HAS_GRAD_ENTROPY: gradEntropy != null,
+      HAS_REFERENCE: refLogProbs != null,
+      HAS_ROLLOUT: rolloutLogProbs != null,
+    },
+    parameters: {
+      u32: sizes,
+      f32: {
+        low: bounded ? 1 - args.epsilon : -1,
+        high,
+        delta: Number.isFinite(args.delta) ? args.delta : 0,
+        beta: args.beta,
+        offPolicyThreshold: Number.isFinite(args.offPolicyMaskThreshold) ? args.offPolicyMaskThreshold : 0,
+        sapoPositive: args.sapoTemperaturePositive,
+        sapoNegative: args.sapoTemperatureNegative,
+        vespoKPositive: args.vespoKPositive,
+        vespoLambdaPositive: args.vespoLambdaPositive,
+        vespoKNegative: args.vespoKNegative,
+        vespoLambdaNegative: args.vespoLambdaNegative,
+        correctionMin: args.rolloutMin,
+        correctionCap: Number.isFinite(args.rolloutCap) ? args.rolloutCap : largestFloat,
+        logCorrectionMin: args.rolloutMin > 0 ? Math.log(args.rolloutMin) : -largestFloat,
+        logCorrectionCap: Number.isFinite(args.rolloutCap) ? Math.log(args.rolloutCap) : largestFloat,
+        maxCompletionLength: args.maxCompletionLength,
+        sequenceDenominator: args.sequenceDenominator > 0 ? args.sequenceDenominator : Math.max(sequences, 1),
+        ...denominators,
+      },
+    },
+    tensors: { offsets, order, values, totals, results, gradLogProbs, ...present({ gradEntropy }) },
+    writes: ['results', 'gradLogProbs', ...(gradEntropy ? ['gradEntropy'] : [])],
+    workgroups: sequences,
+  });
+  kernels.dispatch({
+    sources: ['policy_loss_join'],
+    parameters: { u32: { sequences }, f32: { ...denominators, infinity: Number.POSITIVE_INFINITY } },
+    tensors: { results, totals, loss: args.loss, statistics: args.statistics },
+    writes: ['loss', 'statistics'],
+    workgroups: 1,
+  });
+}
+
+const largestFloat = 3.4028234e38;
+
+function checkPolicyLoss(args: Arguments<'policyLoss'>, tokens: number, sequences: number): void {
+  const refuse = (text: string): never => {
+    throw new KernelError(`policyLoss: ${text}`);
+  };
+  const { advantages, statistics, lossType, rolloutCorrection: correction } = args;
+  if (sequences < 0) refuse('expected sequenceOffsets of at least one entry');
+  if (advantages.shape[0] !== sequences && advantages.shape[0] !== tokens) {
+    refuse('expected an advantage a sequence or a token');
+  }
+  if (statistics.shape[0] !== policyStatisticCount) refuse('statistics has the wrong length');
+  if (!(lossType >= 0 && lossType <= lossTypes.vespo)) refuse('unknown lossType');
+  if (!(args.klEstimator >= 0 && args.klEstimator <= 2)) refuse('unknown klEstimator');
+  if (!(correction >= 0 && correction <= sequenceMask)) refuse('unknown rolloutCorrection');
+  if (args.beta !== 0 && !args.refLogProbs) refuse('beta needs refLogProbs');
+  if (correction !== 0 && !args.rolloutLogProbs) refuse('rolloutCorrection needs rolloutLogProbs');
+  if (args.entropyCoefficient !== 0 && !(args.entropy && args.gradEntropy)) {
+    refuse('entropyCoefficient needs entropy and gradEntropy');
+  }
+  if (args.topEntropyQuantile < 1 && !args.entropy) refuse('topEntropyQuantile needs entropy');
+  if (lossType === lossTypes.dr_grpo && !(args.maxCompletionLength > 0)) refuse('dr_grpo needs maxCompletionLength');
+  if (lossType === lossTypes.vespo && correction > tokenMask) {
+    refuse('vespo takes a rolloutCorrection of tokens only');
+  }
+}

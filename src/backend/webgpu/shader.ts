@@ -1,0 +1,170 @@
+import { bytesPerElement, type TensorView } from '../backend.js';
+import type { Dispatch } from './operations/dispatch.js';
+import { wgslSources } from './wgsl-sources.js';
+
+/** A stretch of one storage that a run of a shader binds, and whether the run writes there. */
+export interface BoundStorage {
+  storage: number;
+  written: boolean;
+  /** 16-bit elements of a word are written by different threads: the words are atomic then. */
+  atomic: boolean;
+  /** Bytes; `begin` is a multiple of the device's offset alignment, `end` of 4. */
+  begin: number;
+  end: number;
+}
+
+/** How the tensors of a run lie in its bindings. */
+export interface BindingPlan {
+  bound: BoundStorage[];
+  /** By tensor: index into `bound`, and first element from the begin of the bound stretch. */
+  places: { name: string; tensor: TensorView; at: number; offset: number }[];
+  /** Tensors that are left out: they read as 0. */
+  absent: { name: string; type: 'f32' | 'i32' }[];
+}
+
+/** Words of a run's block of parameters. */
+export const parameterWords = 64;
+
+/** Views of the same storage share a binding: a buffer must not be bound twice if one of the two is written. */
+export function planBindings({ tensors, writes }: Dispatch, alignment: number): BindingPlan {
+  const bound: BoundStorage[] = [];
+  const entries: [string, TensorView][] = [];
+  const absent: BindingPlan['absent'] = [];
+  for (const [name, tensor] of Object.entries(tensors)) {
+    if (typeof tensor === 'string') absent.push({ name, type: tensor === 'no i32' ? 'i32' : 'f32' });
+    else entries.push([name, tensor]);
+  }
+  for (const [name, tensor] of entries) {
+    const written = writes.includes(name);
+    const atomic = written && bytesPerElement[tensor.dtype] === 2;
+    const begin = Math.floor(tensor.byteOffset / alignment) * alignment;
+    const end = Math.ceil((tensor.byteOffset + spannedBytes(tensor)) / 4) * 4;
+    const known = bound.find(({ storage }) => storage === tensor.storage);
+    if (known) {
+      known.written ||= written;
+      known.atomic ||= atomic;
+      known.begin = Math.min(known.begin, begin);
+      known.end = Math.max(known.end, end);
+    } else {
+      bound.push({ storage: tensor.storage, written, atomic, begin, end: Math.max(end, begin + 4) });
+    }
+  }
+  const places = entries.map(([name, tensor]) => {
+    const at = bound.findIndex(({ storage }) => storage === tensor.storage);
+    return { name, tensor, at, offset: (tensor.byteOffset - bound[at]!.begin) / bytesPerElement[tensor.dtype] };
+  });
+  return { bound, places, absent };
+}
+
+/** Bytes from the first element of a view to its last. */
+export function spannedBytes({ shape, rowStride, dtype }: TensorView): number {
+  const columns = shape.at(-1) ?? 1;
+  const rows = shape.slice(0, -1).reduce((product, length) => product * length, 1);
+  return rows === 0 || columns === 0 ? 0 : ((rows - 1) * rowStride + columns) * bytesPerElement[dtype];
+}
+
+/** What a compiled shader depends on. */
+export function shaderKey(dispatch: Dispatch, { bound, places, absent }: BindingPlan): string {
+  const { sources, constants = {}, parameters = {}, writes } = dispatch;
+  const parts: unknown[] = [sources.join('+'), dispatch.entry ?? 'main'];
+  for (const [name, value] of Object.entries(constants)) parts.push(`${name}=${value}`);
+  parts.push(...Object.keys(parameters.u32 ?? {}), '/', ...Object.keys(parameters.f32 ?? {}));
+  for (const { name, tensor, at } of places) {
+    parts.push(`${name}:${tensor.dtype}:${at}:${writes.includes(name) ? 'w' : 'r'}`);
+  }
+  for (const { name, type } of absent) parts.push(`${name}:no ${type}`);
+  for (const { written, atomic } of bound) parts.push(`${written ? 'w' : 'r'}${atomic ? 'a' : ''}`);
+  return parts.join(' ');
+}
+
+/**
+ * The shader of a dispatch: constants, parameters as `p.name`, an accessor for each tensor (`load_name(i)`,
+ * `store_name(i, x)`, `p.name_stride`), then the WGSL files.
+ */
+export function shaderCode(dispatch: Dispatch, { bound, places, absent }: BindingPlan, subgroups: boolean): string {
+  const { sources, constants = {}, parameters = {}, writes } = dispatch;
+  const lines: string[] = [];
+  if (subgroups && constants.SUBGROUPS === true) lines.push('enable subgroups;');
+  for (const [name, value] of Object.entries(constants)) {
+    lines.push(`const ${name} = ${typeof value === 'boolean' ? value : `${value}u`};`);
+  }
+  const fields = [
+    ...places.flatMap(({ name }) => [`${name}_offset: u32`, `${name}_stride: u32`]),
+    ...absent.map(({ name }) => `${name}_stride: u32`),
+    ...Object.keys(parameters.u32 ?? {}).map((name) => `${name}: u32`),
+    ...Object.keys(parameters.f32 ?? {}).map((name) => `${name}: f32`),
+  ];
+  if (fields.length === 0) fields.push('unused: u32');
+  lines.push(`struct Parameters { ${fields.join(', ')} }`, '@group(0) @binding(0) var<uniform> p: Parameters;');
+  bound.forEach(({ written, atomic }, i) => {
+    const access = written ? 'read_write' : 'read';
+    const element = atomic ? 'atomic<u32>' : 'u32';
+    lines.push(`@group(0) @binding(${i + 1}) var<storage, ${access}> words_${i}: array<${element}>;`);
+  });
+  if (reportsFaults(dispatch)) lines.push(...faultCode(bound.length + 1));
+  lines.push(wgslSources.storage!);
+  for (const { name, tensor, at } of places) lines.push(...accessors(name, tensor, at, bound[at]!, writes));
+  for (const { name, type } of absent) {
+    lines.push(`fn load_${name}(i: u32) -> ${type} { return ${type}(0); }`);
+    if (writes.includes(name)) lines.push(`fn store_${name}(i: u32, x: ${type}) {}`);
+  }
+  for (const source of sources) {
+    const text = wgslSources[source];
+    if (text === undefined) throw new Error(`kernels/wgsl/${source}.wgsl does not exist`);
+    lines.push(text);
+  }
+  return lines.join('\n');
+}
+
+/** Whether a shader can call `fail`. */
+export function reportsFaults({ parameters }: Dispatch): boolean {
+  return parameters?.u32?.faultSlot !== undefined;
+}
+
+function faultCode(binding: number): string[] {
+  return [
+    `@group(0) @binding(${binding}) var<storage, read_write> faults: array<vec4i>;`,
+    'fn fail(code: i32, index: u32, values: vec4i) {',
+    '  faults[2u * p.faultSlot] = vec4i(code, i32(index), 0, 0);',
+    '  faults[2u * p.faultSlot + 1u] = values;',
+    '}',
+  ];
+}
+
+function accessors(
+  name: string,
+  { dtype }: TensorView,
+  at: number,
+  { atomic }: BoundStorage,
+  writes: readonly string[],
+): string[] {
+  const load = (place: string) => (atomic ? `atomicLoad(&words_${at}[${place}])` : `words_${at}[${place}]`);
+  const wide = bytesPerElement[dtype] === 4;
+  const type = dtype === 'i32' ? 'i32' : 'f32';
+  const lines = wide
+    ? [`fn load_${name}(i: u32) -> ${type} { return bitcast<${type}>(${load(`i + p.${name}_offset`)}); }`]
+    : [
+        `fn load_${name}(i: u32) -> f32 {`,
+        `  let place = i + p.${name}_offset;`,
+        `  return ${dtype}_value((${load('place >> 1u')} >> ((place & 1u) * 16u)) & 0xffffu);`,
+        '}',
+      ];
+  if (!writes.includes(name)) return lines;
+  if (wide && !atomic) {
+    lines.push(`fn store_${name}(i: u32, x: ${type}) { words_${at}[i + p.${name}_offset] = bitcast<u32>(x); }`);
+  } else if (wide) {
+    lines.push(
+      `fn store_${name}(i: u32, x: ${type}) { atomicStore(&words_${at}[i + p.${name}_offset], bitcast<u32>(x)); }`,
+    );
+  } else {
+    lines.push(
+      `fn store_${name}(i: u32, x: f32) {`,
+      `  let place = i + p.${name}_offset;`,
+      '  let shift = (place & 1u) * 16u;',
+      `  atomicAnd(&words_${at}[place >> 1u], ~(0xffffu << shift));`,
+      `  atomicOr(&words_${at}[place >> 1u], ${dtype}_bits(x) << shift);`,
+      '}',
+    );
+  }
+  return lines;
+}
