@@ -10,7 +10,7 @@ const CHUNK = 16u;              // elements of heads in workgroup memory at a ti
 const PITCH = CHUNK + 1u;
 const THREADS = 8u * QUERIES;
 const COLUMN_THREADS = clamp(HEAD_DIM_POWER, 8u, THREADS);
-const COLUMNS = (HEAD_DIM + COLUMN_THREADS - 1u) / COLUMN_THREADS;  // columns of a thread
+const COLUMNS = (HEAD_DIM_POWER + COLUMN_THREADS - 1u) / COLUMN_THREADS;  // columns of a thread
 const ROWS = QUERIES * COLUMN_THREADS / THREADS;                    // rows of a thread
 
 var<workgroup> query_chunk: array<f32, QUERIES * PITCH>;
@@ -46,19 +46,19 @@ fn attend(thread: u32, seen: Seen) {
   var total = 0.0;
   for (var begin = 0u; begin < seen.longest; begin += KEYS) {
     var scores = vec4f(0.0);
-    for (var chunk = 0u; chunk < HEAD_DIM; chunk += CHUNK) {
+    for (var chunk = 0u; chunk < p.headDim; chunk += CHUNK) {
       workgroupBarrier();
       for (var i = thread; i < QUERIES * CHUNK; i += THREADS) {
         let column = chunk + i % CHUNK;
         var x = 0.0;
-        if (column < HEAD_DIM && limit(i / CHUNK) > 0u) { x = load_queries(query_place(i / CHUNK) + column); }
+        if (column < p.headDim && limit(i / CHUNK) > 0u) { x = load_queries(query_place(i / CHUNK) + column); }
         query_chunk[i / CHUNK * PITCH + i % CHUNK] = x;
       }
       for (var i = thread; i < KEYS * CHUNK; i += THREADS) {
         let j = begin + i / CHUNK;
         let column = chunk + i % CHUNK;
         var x = 0.0;
-        if (column < HEAD_DIM && j < seen.longest) { x = load_keys(key_row(seen, j) * p.keys_stride + key_column() + column); }
+        if (column < p.headDim && j < seen.longest) { x = load_keys(key_row(seen, j) * p.keys_stride + key_column() + column); }
         key_chunk[i / CHUNK * PITCH + i % CHUNK] = x;
       }
       workgroupBarrier();
@@ -98,7 +98,7 @@ fn attend(thread: u32, seen: Seen) {
       for (var c = 0u; c < COLUMNS; c++) {
         let column = first_column + c * COLUMN_THREADS;
         var value = 0.0;
-        if (column < HEAD_DIM) { value = load_values(place + column); }
+        if (column < p.headDim) { value = load_values(place + column); }
         for (var r = 0u; r < ROWS; r++) {
           let added = fma(weights[(first_row + r) * KEYS + j - begin], value, sums[r * COLUMNS + c]);
           // An unseen value may be infinite: 0 times it is not 0.
@@ -118,7 +118,7 @@ fn attend(thread: u32, seen: Seen) {
     if (limit(row) == 0u) { continue; }
     for (var c = 0u; c < COLUMNS; c++) {
       let column = first_column + c * COLUMN_THREADS;
-      if (column < HEAD_DIM) { store_out(out_place(row) + column, sums[r * COLUMNS + c] * rescales[row]); }
+      if (column < p.headDim) { store_out(out_place(row) + column, sums[r * COLUMNS + c] * rescales[row]); }
     }
   }
 }

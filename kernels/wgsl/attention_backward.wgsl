@@ -11,7 +11,7 @@ const CHUNK = 16u;
 const PITCH = CHUNK + 1u;
 const THREADS = 8u * OWN;
 const COLUMN_THREADS = clamp(HEAD_DIM_POWER, 8u, THREADS);
-const COLUMNS = (HEAD_DIM + COLUMN_THREADS - 1u) / COLUMN_THREADS;
+const COLUMNS = (HEAD_DIM_POWER + COLUMN_THREADS - 1u) / COLUMN_THREADS;
 const ROWS = OWN * COLUMN_THREADS / THREADS;
 
 // Chunks of (queries, gradOut) and of (keys, values), own rows and others.
@@ -26,13 +26,13 @@ fn sequence_run(b: u32) -> vec4i {
 }
 
 fn query_pair(row: u32, head: u32, column: u32) -> vec2f {
-  return vec2f(load_queries(row * p.queries_stride + head * HEAD_DIM + column),
-               load_gradOut(row * p.gradOut_stride + head * HEAD_DIM + column));
+  return vec2f(load_queries(row * p.queries_stride + head * p.headDim + column),
+               load_gradOut(row * p.gradOut_stride + head * p.headDim + column));
 }
 
 fn key_pair(row: u32, key_head: u32, column: u32) -> vec2f {
-  return vec2f(load_keys(row * p.keys_stride + key_head * HEAD_DIM + column),
-               load_values(row * p.values_stride + key_head * HEAD_DIM + column));
+  return vec2f(load_keys(row * p.keys_stride + key_head * p.headDim + column),
+               load_values(row * p.values_stride + key_head * p.headDim + column));
 }
 
 fn probability(score: f32, row: u32, head: u32) -> f32 {

@@ -51,19 +51,19 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
       for (var first = begin; first < end; first += OTHER) {
         var scores = vec4f(0.0);
         var gradients = vec4f(0.0);
-        for (var chunk = 0u; chunk < HEAD_DIM; chunk += CHUNK) {
+        for (var chunk = 0u; chunk < p.headDim; chunk += CHUNK) {
           workgroupBarrier();
           for (var i = thread; i < OWN * CHUNK; i += THREADS) {
             let column = chunk + i % CHUNK;
             var x = vec2f(0.0);
-            if (column < HEAD_DIM && i / CHUNK < count) { x = key_pair(first_key + i / CHUNK, key_head, column); }
+            if (column < p.headDim && i / CHUNK < count) { x = key_pair(first_key + i / CHUNK, key_head, column); }
             own_chunk[i / CHUNK * PITCH + i % CHUNK] = x;
           }
           for (var i = thread; i < OTHER * CHUNK; i += THREADS) {
             let column = chunk + i % CHUNK;
             let row = first + i / CHUNK;
             var x = vec2f(0.0);
-            if (column < HEAD_DIM && row < end) { x = query_pair(row, head, column); }
+            if (column < p.headDim && row < end) { x = query_pair(row, head, column); }
             other_chunk[i / CHUNK * PITCH + i % CHUNK] = x;
           }
           workgroupBarrier();
@@ -92,7 +92,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
           for (var c = 0u; c < COLUMNS; c++) {
             let column = first_column + c * COLUMN_THREADS;
             var pair = vec2f(0.0);
-            if (column < HEAD_DIM) { pair = query_pair(row, head, column); }
+            if (column < p.headDim) { pair = query_pair(row, head, column); }
             for (var i = 0u; i < ROWS; i++) {
               let weight = tile[(first_own + i) * OTHER + row - first];
               key_sums[i * COLUMNS + c] = fma(weight.y, pair.x, key_sums[i * COLUMNS + c]);
@@ -118,9 +118,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
     let row = first_key + first_own + i;
     for (var c = 0u; c < COLUMNS; c++) {
       let column = first_column + c * COLUMN_THREADS;
-      if (column >= HEAD_DIM) { continue; }
-      store_gradKeys(row * p.gradKeys_stride + key_head * HEAD_DIM + column, key_sums[i * COLUMNS + c]);
-      store_gradValues(row * p.gradValues_stride + key_head * HEAD_DIM + column, value_sums[i * COLUMNS + c]);
+      if (column >= p.headDim) { continue; }
+      store_gradKeys(row * p.gradKeys_stride + key_head * p.headDim + column, key_sums[i * COLUMNS + c]);
+      store_gradValues(row * p.gradValues_stride + key_head * p.headDim + column, value_sums[i * COLUMNS + c]);
     }
   }
 }

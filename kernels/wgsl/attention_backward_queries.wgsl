@@ -28,19 +28,19 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
   for (var begin = 0u; begin < longest; begin += OTHER) {
     var scores = vec4f(0.0);
     var gradients = vec4f(0.0);
-    for (var chunk = 0u; chunk < HEAD_DIM; chunk += CHUNK) {
+    for (var chunk = 0u; chunk < p.headDim; chunk += CHUNK) {
       workgroupBarrier();
       for (var i = thread; i < OWN * CHUNK; i += THREADS) {
         let column = chunk + i % CHUNK;
         var x = vec2f(0.0);
-        if (column < HEAD_DIM && i / CHUNK < count) { x = query_pair(first_row + i / CHUNK, head, column); }
+        if (column < p.headDim && i / CHUNK < count) { x = query_pair(first_row + i / CHUNK, head, column); }
         own_chunk[i / CHUNK * PITCH + i % CHUNK] = x;
       }
       for (var i = thread; i < OTHER * CHUNK; i += THREADS) {
         let column = chunk + i % CHUNK;
         let j = begin + i / CHUNK;
         var x = vec2f(0.0);
-        if (column < HEAD_DIM && j < longest) { x = key_pair(key_row(r, j), key_head, column); }
+        if (column < p.headDim && j < longest) { x = key_pair(key_row(r, j), key_head, column); }
         other_chunk[i / CHUNK * PITCH + i % CHUNK] = x;
       }
       workgroupBarrier();
@@ -67,11 +67,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
     workgroupBarrier();
     let end = min(begin + OTHER, longest);
     for (var j = begin; j < end; j++) {
-      let place = key_row(r, j) * p.keys_stride + key_head * HEAD_DIM;
+      let place = key_row(r, j) * p.keys_stride + key_head * p.headDim;
       for (var c = 0u; c < COLUMNS; c++) {
         let column = first_column + c * COLUMN_THREADS;
         var key = 0.0;
-        if (column < HEAD_DIM) { key = load_keys(place + column); }
+        if (column < p.headDim) { key = load_keys(place + column); }
         for (var i = 0u; i < ROWS; i++) {
           sums[i * COLUMNS + c] = fma(tile[(first_own + i) * OTHER + j - begin].y, key, sums[i * COLUMNS + c]);
         }
@@ -80,10 +80,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
   }
   for (var i = 0u; i < ROWS; i++) {
     if (first_own + i >= count) { continue; }
-    let place = (first_row + first_own + i) * p.gradQueries_stride + head * HEAD_DIM;
+    let place = (first_row + first_own + i) * p.gradQueries_stride + head * p.headDim;
     for (var c = 0u; c < COLUMNS; c++) {
       let column = first_column + c * COLUMN_THREADS;
-      if (column < HEAD_DIM) { store_gradQueries(place + column, sums[i * COLUMNS + c]); }
+      if (column < p.headDim) { store_gradQueries(place + column, sums[i * COLUMNS + c]); }
     }
   }
 }

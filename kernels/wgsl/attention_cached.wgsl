@@ -7,10 +7,10 @@ var<private> key_head: u32;
 fn limit(i: u32) -> u32 {
   return select(0u, u32(run.y + run.w), first_head + i < (key_head + 1u) * p.groupSize);
 }
-fn query_place(i: u32) -> u32 { return row * p.queries_stride + (first_head + i) * HEAD_DIM; }
-fn out_place(i: u32) -> u32 { return row * p.out_stride + (first_head + i) * HEAD_DIM; }
+fn query_place(i: u32) -> u32 { return row * p.queries_stride + (first_head + i) * p.headDim; }
+fn out_place(i: u32) -> u32 { return row * p.out_stride + (first_head + i) * p.headDim; }
 fn log_sum_exp_place(i: u32) -> u32 { return i; }
-fn key_column() -> u32 { return key_head * HEAD_DIM; }
+fn key_column() -> u32 { return key_head * p.headDim; }
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgroups: vec3u,

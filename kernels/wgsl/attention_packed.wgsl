@@ -8,10 +8,10 @@ fn limit(i: u32) -> u32 {
   return select(0u, u32(run.y) + position + i + 1u, position + i < u32(run.w));
 }
 fn query_row(i: u32) -> u32 { return u32(run.z) + position + i; }
-fn query_place(i: u32) -> u32 { return query_row(i) * p.queries_stride + head * HEAD_DIM; }
-fn out_place(i: u32) -> u32 { return query_row(i) * p.out_stride + head * HEAD_DIM; }
+fn query_place(i: u32) -> u32 { return query_row(i) * p.queries_stride + head * p.headDim; }
+fn out_place(i: u32) -> u32 { return query_row(i) * p.out_stride + head * p.headDim; }
 fn log_sum_exp_place(i: u32) -> u32 { return query_row(i) * p.logSumExp_stride + head; }
-fn key_column() -> u32 { return head / p.groupSize * HEAD_DIM; }
+fn key_column() -> u32 { return head / p.groupSize * p.headDim; }
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgroups: vec3u,

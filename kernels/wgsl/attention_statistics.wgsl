@@ -7,10 +7,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
   if (i >= p.total * p.heads) { return; }
   let row = i / p.heads;
   let head = i % p.heads;
-  let out = row * p.out_stride + head * HEAD_DIM;
-  let grad = row * p.gradOut_stride + head * HEAD_DIM;
+  let out = row * p.out_stride + head * p.headDim;
+  let grad = row * p.gradOut_stride + head * p.headDim;
   var delta = 0.0;
-  for (var d = 0u; d < HEAD_DIM; d++) { delta = fma(load_gradOut(grad + d), load_out(out + d), delta); }
+  for (var d = 0u; d < p.headDim; d++) { delta = fma(load_gradOut(grad + d), load_out(out + d), delta); }
   store_statistics(2u * i, load_logSumExp(row * p.logSumExp_stride + head));
   store_statistics(2u * i + 1u, delta);
 }

@@ -99,8 +99,8 @@ function headLayout(operation: string, queries: TensorView, keys: TensorView, he
     );
   }
   return {
-    constants: { HEAD_DIM: d, HEAD_DIM_POWER: 2 ** Math.ceil(Math.log2(d)) },
-    parameters: { heads: q / d, keyHeads: k / d, groupSize: k === 0 ? 1 : q / k },
+    constants: { HEAD_DIM_POWER: Math.max(8, 2 ** Math.ceil(Math.log2(d))) },
+    parameters: { headDim: d, heads: q / d, keyHeads: k / d, groupSize: k === 0 ? 1 : q / k },
   };
 }
 
