@@ -23,7 +23,7 @@ export async function testDevices(): Promise<TestDevice[]> {
     }
   }
   const open = () => openDevice('webgpu:software');
-  if (await canOpen(open)) found.push({ name: 'webgpu', open, rowsAreInvariant: true });
+  if (await canOpen(open)) found.push({ name: 'webgpu builtin', open, rowsAreInvariant: true });
   return found;
 }
 

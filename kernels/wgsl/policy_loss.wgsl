@@ -50,42 +50,42 @@ fn sequence_terms(begin: u32, count: u32, thread: u32) -> Terms {
     log_ratio += d;
     clamped += clamp(d, -VESPO_MAX_LOG_RATIO, VESPO_MAX_LOG_RATIO);
     var away = -d;
-    if (HAS_ROLLOUT) {
+    if (flag(p.hasRollout)) {
       let x = value(begin + i, 3u);
       away = value(begin + i, 4u);
       difference += x;
-      if (LOSS_TYPE == 7u && CORRECTION != 0u) { log_weight += log_correction_weight(x); }
+      if (p.lossType == 7u && p.correction != 0u) { log_weight += log_correction_weight(x); }
     }
     divergence += away;
   }
   let tokens = f32(max(count, 1u));
-  if (SEQUENCE_LEVEL) { terms.ratio = ratio_of(workgroup_sum(thread, log_ratio) / tokens); }
-  if (CORRECTION > 2u) {
+  if (flag(p.sequenceLevel)) { terms.ratio = ratio_of(workgroup_sum(thread, log_ratio) / tokens); }
+  if (p.correction > 2u) {
     let sum = workgroup_sum(thread, difference);
-    terms.correction = correction_weight(select(sum, sum / tokens, GEOMETRIC));
+    terms.correction = correction_weight(select(sum, sum / tokens, flag(p.geometric)));
   }
-  if (LOSS_TYPE == 7u) {
+  if (p.lossType == 7u) {
     let log_w = workgroup_sum(thread, clamped) + workgroup_sum(thread, log_weight);
     terms.phi_positive = vespo_phi(log_w, p.vespoKPositive, p.vespoLambdaPositive);
     terms.phi_negative = vespo_phi(log_w, p.vespoKNegative, p.vespoLambdaNegative);
   }
-  if (OFF_POLICY_MASK) { terms.near_policy = workgroup_sum(thread, divergence) / tokens <= p.offPolicyThreshold; }
+  if (flag(p.offPolicyMask)) { terms.near_policy = workgroup_sum(thread, divergence) / tokens <= p.offPolicyThreshold; }
   return terms;
 }
 
 fn objective_of(terms: Terms, ratio: f32, advantage: f32, log_prob: f32) -> Objective {
-  if (LOSS_TYPE == 5u) { return weighted_likelihood(min(ratio, p.high), advantage, log_prob); }
-  if (LOSS_TYPE == 6u) { return sapo_objective(ratio, advantage); }
-  if (LOSS_TYPE == 7u) {
+  if (p.lossType == 5u) { return weighted_likelihood(min(ratio, p.high), advantage, log_prob); }
+  if (p.lossType == 6u) { return sapo_objective(ratio, advantage); }
+  if (p.lossType == 7u) {
     return weighted_likelihood(select(terms.phi_negative, terms.phi_positive, advantage >= 0.0), advantage, log_prob);
   }
   return clipped_objective(ratio, advantage);
 }
 
 fn loss_scale(count: u32, token_denominator: f32) -> f32 {
-  if (LOSS_TYPE == 0u || LOSS_TYPE == 6u) { return 1.0 / (f32(max(count, 1u)) * p.sequenceDenominator); }
-  if (LOSS_TYPE == 3u) { return 1.0 / (p.sequenceDenominator * p.maxCompletionLength); }
-  if (LOSS_TYPE == 4u) { return 1.0 / p.sequenceDenominator; }
+  if (p.lossType == 0u || p.lossType == 6u) { return 1.0 / (f32(max(count, 1u)) * p.sequenceDenominator); }
+  if (p.lossType == 3u) { return 1.0 / (p.sequenceDenominator * p.maxCompletionLength); }
+  if (p.lossType == 4u) { return 1.0 / p.sequenceDenominator; }
   return 1.0 / token_denominator;
 }
 
@@ -121,34 +121,34 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
     let log_prob = value(at, 0u);
     let d = value(at, 1u);
     let advantage = value(at, 6u);
-    let ratio = select(ratio_of(d), terms.ratio, SEQUENCE_LEVEL);
+    let ratio = select(ratio_of(d), terms.ratio, flag(p.sequenceLevel));
     let objective = objective_of(terms, ratio, advantage, log_prob);
 
     // The masks and the correction, as one weight.
     var weight = 1.0;
     var kept = true;
-    if (HAS_ENTROPY) {
+    if (flag(p.hasEntropy)) {
       let entropy = value(at, 5u);
       sums[3] += entropy;
-      if (HIGH_ENTROPY) { kept = entropy >= threshold; }
+      if (flag(p.highEntropy)) { kept = entropy >= threshold; }
       if (kept) { acted_entropy += entropy; }
     }
     if (kept) { sums[9] += 1.0; } else { weight = 0.0; }
-    if (OFF_POLICY_MASK && !terms.near_policy && advantage < 0.0) {
+    if (flag(p.offPolicyMask) && !terms.near_policy && advantage < 0.0) {
       weight = 0.0;
       sums[8] += 1.0;
     }
-    if (HAS_ROLLOUT) {
+    if (flag(p.hasRollout)) {
       let x = value(at, 3u);
       var correction = terms.correction;
-      if (CORRECTION == 0u) { correction = ratio_of(x); } else if (CORRECTION < 3u) { correction = correction_weight(x); }
+      if (p.correction == 0u) { correction = ratio_of(x); } else if (p.correction < 3u) { correction = correction_weight(x); }
       sums[11] += abs(x);
       sums[12] += exp_less_linear(min(x, MAX_EXPONENT));
       sums[13] += correction;
       sums[14] += correction * correction;
       if (correction == 0.0) { sums[15] += 1.0; }
       difference_max = max(difference_max, abs(x));
-      if (CORRECTION != 0u && LOSS_TYPE != 7u) { weight *= correction; }
+      if (p.correction != 0u && p.lossType != 7u) { weight *= correction; }
     }
 
     // Select before multiplying: a dropped token's loss may be infinite.
@@ -160,9 +160,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
       through_ratio = objective.through_ratio * weight;
       through_log_prob = objective.through_log_prob * weight;
     }
-    if (HAS_REFERENCE) {
+    if (flag(p.hasReference)) {
       var kl = kl_estimate(value(at, 2u));
-      if (BIAS_CORRECTED_KL) {
+      if (flag(p.biasCorrectedKl)) {
         kl *= ratio;
         through_ratio += p.beta * kl.x;
       }
@@ -173,24 +173,24 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
       }
     }
     loss += token_loss;
-    if (SEQUENCE_LEVEL) {
+    if (flag(p.sequenceLevel)) {
       through_ratio_sum += through_ratio;
     } else {
       through_log_prob += through_ratio;
     }
     store_gradLogProbs(t, through_log_prob * scale);
-    if (HAS_GRAD_ENTROPY) { store_gradEntropy(t, select(0.0, entropy_gradient, kept)); }
+    store_gradEntropy(t, select(0.0, entropy_gradient, kept));
 
     sums[4] += ratio;
     sums[5] += exp_less_linear(min(d, MAX_EXPONENT));
     if (ratio < p.low && advantage < 0.0) { sums[6] += 1.0; }
-    if (HAS_HIGH && ratio > p.high && advantage > 0.0) { sums[7] += 1.0; }
+    if (flag(p.hasHigh) && ratio > p.high && advantage > 0.0) { sums[7] += 1.0; }
     sums[10] += select(terms.phi_negative, terms.phi_positive, advantage >= 0.0);
     ratio_min = min(ratio_min, ratio);
     ratio_max = max(ratio_max, ratio);
   }
 
-  if (SEQUENCE_LEVEL) {
+  if (flag(p.sequenceLevel)) {
     let share = workgroup_sum(thread, through_ratio_sum) / f32(max(count, 1u)) * scale;
     storageBarrier();
     for (var i = thread; i < count; i += THREADS) {

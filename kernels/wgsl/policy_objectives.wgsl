@@ -4,6 +4,8 @@ const MAX_EXPONENT = 80.0;
 const VESPO_MAX_LOG_RATIO = 20.0;
 const VESPO_MIN_LOG_WEIGHT = -18.420681;
 
+fn flag(x: u32) -> bool { return x != 0u; }
+
 struct Objective { loss: f32, through_ratio: f32, through_log_prob: f32 }
 
 fn ratio_of(log_ratio: f32) -> f32 { return exponential(min(log_ratio, MAX_EXPONENT)); }
@@ -27,19 +29,19 @@ fn exp_less_linear(x: f32) -> f32 {
 // Value, and derivative with respect to the log-prob.
 fn kl_estimate(reference_less_policy: f32) -> vec2f {
   let x = min(reference_less_policy, MAX_EXPONENT);
-  if (KL_ESTIMATOR == 0u) { return vec2f(-x, 1.0); }
-  if (KL_ESTIMATOR == 1u) { return vec2f(x * x * 0.5, -x); }
+  if (p.klEstimator == 0u) { return vec2f(-x, 1.0); }
+  if (p.klEstimator == 1u) { return vec2f(x * x * 0.5, -x); }
   let k3 = exp_less_linear(x);
   return vec2f(k3, -(x + k3));
 }
 
 fn clipped_objective(ratio: f32, advantage: f32) -> Objective {
-  let capped = select(ratio, min(ratio, p.delta), HAS_DELTA);
+  let capped = select(ratio, min(ratio, p.delta), flag(p.hasDelta));
   let unclipped = capped * advantage;
   let clipped = clamp(ratio, p.low, p.high) * advantage;
   let slope = -advantage * ratio;
   let inside = ratio >= p.low && ratio <= p.high;
-  let below_delta = !HAS_DELTA || ratio <= p.delta;
+  let below_delta = !flag(p.hasDelta) || ratio <= p.delta;
   if (unclipped <= clipped) { return Objective(-unclipped, select(0.0, slope, below_delta), 0.0); }
   return Objective(-clipped, select(0.0, slope, inside), 0.0);
 }
@@ -67,13 +69,13 @@ fn vespo_phi(log_weight: f32, k: f32, lambda: f32) -> f32 {
 
 fn correction_weight(log_ratio: f32) -> f32 {
   let weight = ratio_of(log_ratio);
-  if (CORRECTION == 1u || CORRECTION == 3u) { return min(max(weight, p.correctionMin), p.correctionCap); }
+  if (p.correction == 1u || p.correction == 3u) { return min(max(weight, p.correctionMin), p.correctionCap); }
   return select(0.0, weight, weight >= p.correctionMin && weight <= p.correctionCap);
 }
 
 fn log_correction_weight(log_ratio: f32) -> f32 {
   var log_weight = VESPO_MIN_LOG_WEIGHT;
-  if (CORRECTION == 1u) {
+  if (p.correction == 1u) {
     log_weight = min(max(log_ratio, p.logCorrectionMin), p.logCorrectionCap);
   } else {
     let weight = ratio_of(log_ratio);

@@ -1,7 +1,6 @@
 // The softmax of a row of logits by a workgroup (docs/numerics.md, section 1): largest capped logit, and with
 // d = (x - largest) / T the sums of exp(d) and exp(d) d. A part without finite logits has sum 0.
 
-const THREADS = 256u;
 const EMPTY = -3.4028234e38;
 
 struct Statistics { largest: f32, sum: f32, weighted: f32 }

@@ -1,3 +1,4 @@
+import { KernelError } from '../../../errors.js';
 import { bytesPerElement, type TensorView } from '../../backend.js';
 import type { Arguments, Kernels } from './dispatch.js';
 import { columnsOf, rowsOf } from './views.js';
@@ -5,7 +6,7 @@ import { columnsOf, rowsOf } from './views.js';
 /** tokenLogProbs of hidden * weight^T, for as many rows at a time as the workspace holds logits of. */
 export function linearTokenLogProbs(kernels: Kernels, args: Arguments<'linearTokenLogProbs'>): void {
   const { hidden, weight, targets, logProbs, entropy, logSumExp, temperature, softcap } = args;
-  for (const { first, rows, logits } of chunks(kernels, hidden, weight, args.workspaceBytes)) {
+  for (const { first, rows, logits } of chunks(kernels, 'linearTokenLogProbs', hidden, weight, args.workspaceBytes)) {
     const part = (tensor: TensorView) => rowsOf(tensor, first, rows);
     const some = (tensor: TensorView | null | undefined) => (tensor ? part(tensor) : null);
     computeLogits(kernels, part(hidden), weight, logits);
@@ -20,7 +21,13 @@ export function linearTokenLogProbs(kernels: Kernels, args: Arguments<'linearTok
 /** Computes the logits of a chunk again, turns them into their gradients in place, and multiplies those. */
 export function linearTokenLogProbsBackward(kernels: Kernels, args: Arguments<'linearTokenLogProbsBackward'>): void {
   const { hidden, weight, targets, logSumExp, entropy, gradLogProbs, gradEntropy, gradHidden, gradWeight } = args;
-  for (const { first, rows, logits } of chunks(kernels, hidden, weight, args.workspaceBytes)) {
+  for (const { first, rows, logits } of chunks(
+    kernels,
+    'linearTokenLogProbsBackward',
+    hidden,
+    weight,
+    args.workspaceBytes,
+  )) {
     const part = (tensor: TensorView) => rowsOf(tensor, first, rows);
     const some = (tensor: TensorView | null | undefined) => (tensor ? part(tensor) : null);
     computeLogits(kernels, part(hidden), weight, logits);
@@ -51,12 +58,18 @@ function computeLogits(kernels: Kernels, hidden: TensorView, weight: TensorView,
 }
 
 /** Chunks of rows with memory for their logits, of which every chunk uses the same. */
-function* chunks(kernels: Kernels, hidden: TensorView, weight: TensorView, workspaceBytes: number) {
+function* chunks(kernels: Kernels, operation: string, hidden: TensorView, weight: TensorView, workspaceBytes: number) {
   const total = hidden.shape[0]!;
   const vocabulary = weight.shape[0]!;
   const bytes = Math.min(workspaceBytes, kernels.bindingBytes);
-  const most = Math.max(1, Math.floor(bytes / (vocabulary * bytesPerElement.f32)));
+  const rowBytes = vocabulary * bytesPerElement.f32;
+  const most = Math.floor(bytes / Math.max(rowBytes, 1));
   if (total === 0) return;
+  if (most < 1) {
+    throw new KernelError(
+      `${operation}: expected workspaceBytes of at least ${rowBytes}, the logits of one row, but received ${bytes}`,
+    );
+  }
   const all = kernels.scratch([Math.min(most, total), vocabulary], 'f32');
   for (let first = 0; first < total; first += most) {
     const rows = Math.min(most, total - first);

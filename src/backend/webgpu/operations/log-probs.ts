@@ -1,7 +1,7 @@
 import { KernelError } from '../../../errors.js';
 import type { TensorView } from '../../backend.js';
 import type { Arguments, Kernels } from './dispatch.js';
-import { present } from './present.js';
+import { optional } from './optional.js';
 import { checkIndices } from './rows.js';
 import { rowsOf } from './views.js';
 
@@ -14,15 +14,20 @@ export function tokenLogProbs(kernels: Kernels, args: Arguments<'tokenLogProbs'>
     const part = (tensor: TensorView) => rowsOf(tensor, first, rows);
     kernels.dispatch({
       sources: ['functions', 'row_softmax', 'token_log_probs'],
-      constants: { ...transform.constants, HAS_ENTROPY: entropy != null, HAS_LOG_SUM_EXP: logSumExp != null },
+      constants: {
+        ...transform.constants,
+        ...workgroupSize(columns),
+        HAS_ENTROPY: entropy != null,
+        HAS_LOG_SUM_EXP: logSumExp != null,
+      },
       parameters: { u32: { rows, columns }, f32: transform.parameters },
       tensors: {
         logits: part(logits),
         targets: part(targets),
         logProbs: part(args.logProbs),
-        ...present({ entropy: entropy && part(entropy), logSumExp: logSumExp && part(logSumExp) }),
+        ...optional({ entropy: entropy && part(entropy), logSumExp: logSumExp && part(logSumExp) }),
       },
-      writes: ['logProbs', ...(entropy ? ['entropy'] : []), ...(logSumExp ? ['logSumExp'] : [])],
+      writes: ['logProbs', 'entropy', 'logSumExp'],
       workgroups: rows,
     });
   }
@@ -48,6 +53,7 @@ export function tokenLogProbsBackward(kernels: Kernels, args: Arguments<'tokenLo
       sources: ['functions', 'row_softmax', 'token_log_probs_backward'],
       constants: {
         ...transform.constants,
+        ...workgroupSize(columns),
         HAS_ENTROPY: entropy != null,
         HAS_GRAD_ENTROPY: gradEntropy != null,
         WHOLE: slice.whole,
@@ -59,7 +65,7 @@ export function tokenLogProbsBackward(kernels: Kernels, args: Arguments<'tokenLo
         logSumExp: part(logSumExp),
         gradLogProbs: part(gradLogProbs),
         gradLogits: part(gradLogits),
-        ...present({ entropy: entropy && part(entropy), gradEntropy: gradEntropy && part(gradEntropy) }),
+        ...optional({ entropy: entropy && part(entropy), gradEntropy: gradEntropy && part(gradEntropy) }),
       },
       writes: ['gradLogits'],
       workgroups: rows,
@@ -77,7 +83,7 @@ export function tokenLogProbsPartial(kernels: Kernels, args: Arguments<'tokenLog
   for (const { first, rows } of rowTiles(kernels, logits)) {
     kernels.dispatch({
       sources: ['functions', 'row_softmax', 'token_log_probs_partial'],
-      constants: transform.constants,
+      constants: { ...transform.constants, ...workgroupSize(columns) },
       parameters: { u32: { rows, columns, vocabStart: slice.start }, f32: transform.parameters },
       tensors: {
         logits: rowsOf(logits, first, rows),
@@ -97,10 +103,15 @@ export function tokenLogProbsMerge(kernels: Kernels, args: Arguments<'tokenLogPr
     sources: ['functions', 'token_log_probs_merge'],
     constants: { HAS_ENTROPY: entropy != null, HAS_LOG_SUM_EXP: logSumExp != null },
     parameters: { u32: { rows, slices }, f32: specialFloats },
-    tensors: { partials, logProbs: args.logProbs, ...present({ entropy, logSumExp }) },
-    writes: ['logProbs', ...(entropy ? ['entropy'] : []), ...(logSumExp ? ['logSumExp'] : [])],
+    tensors: { partials, logProbs: args.logProbs, ...optional({ entropy, logSumExp }) },
+    writes: ['logProbs', 'entropy', 'logSumExp'],
     workgroups: Math.ceil(rows / 64),
   });
+}
+
+/** Threads that share a row: no more than it has work for. */
+function workgroupSize(columns: number): { THREADS: number } {
+  return { THREADS: columns <= 256 ? 32 : columns <= 2048 ? 64 : 256 };
 }
 
 /** As parameters, since WGSL has no way to write them. */

@@ -2,7 +2,7 @@ import { KernelError } from '../../../errors.js';
 import { policyStatisticCount } from '../../../kernels/policy-statistics.js';
 import { checkOffsets } from './check-offsets.js';
 import type { Arguments, Kernels } from './dispatch.js';
-import { present } from './present.js';
+import { optional } from './optional.js';
 
 /** Enumerated scalars, as kernels/include/grpo.h numbers them. */
 const lossTypes = { luspo: 4, dr_grpo: 3, cispo: 5, vespo: 7 } as const;
@@ -33,8 +33,8 @@ export function policyLoss(kernels: Kernels, args: Arguments<'policyLoss'>): voi
     sources: ['policy_loss_order'],
     constants: { HAS_MASK: mask != null, HAS_GRAD_ENTROPY: gradEntropy != null },
     parameters: { u32: sizes },
-    tensors: { offsets, order, gradLogProbs, ...present({ mask, gradEntropy }) },
-    writes: ['order', 'gradLogProbs', ...(gradEntropy ? ['gradEntropy'] : [])],
+    tensors: { offsets, order, gradLogProbs, mask: mask ?? 'no i32', ...optional({ gradEntropy }) },
+    writes: ['order', 'gradLogProbs', 'gradEntropy'],
     workgroups: sequences,
   });
   const highEntropy = args.topEntropyQuantile < 1;
@@ -42,7 +42,7 @@ export function policyLoss(kernels: Kernels, args: Arguments<'policyLoss'>): voi
     sources: ['policy_loss_totals'],
     constants: { HAS_MASK: mask != null, HIGH_ENTROPY: highEntropy },
     parameters: { u32: { tokens }, f32: { quantile: 1 - Math.max(args.topEntropyQuantile, 0) } },
-    tensors: { totals, entropy: entropy ?? logProbs, ...present({ mask }) },
+    tensors: { totals, entropy: entropy ?? logProbs, mask: mask ?? 'no i32' },
     writes: ['totals'],
     workgroups: 1,
   });
@@ -54,7 +54,7 @@ export function policyLoss(kernels: Kernels, args: Arguments<'policyLoss'>): voi
       HAS_ROLLOUT: rolloutLogProbs != null,
     },
     parameters: { u32: sizes },
-    tensors: { offsets, order, values, logProbs, ...present({ oldLogProbs, refLogProbs, rolloutLogProbs }) },
+    tensors: { offsets, order, values, logProbs, ...optional({ oldLogProbs, refLogProbs, rolloutLogProbs }) },
     writes: ['values'],
     workgroups: sequences,
   });
@@ -62,7 +62,7 @@ export function policyLoss(kernels: Kernels, args: Arguments<'policyLoss'>): voi
     sources: ['policy_loss_pack_second'],
     constants: { HAS_ENTROPY: entropy != null, SEQUENCE_ADVANTAGES: advantages.shape[0] === sequences },
     parameters: { u32: sizes },
-    tensors: { offsets, order, values, advantages, ...present({ entropy }) },
+    tensors: { offsets, order, values, advantages, ...optional({ entropy }) },
     writes: ['values'],
     workgroups: sequences,
   });
@@ -75,24 +75,26 @@ export function policyLoss(kernels: Kernels, args: Arguments<'policyLoss'>): voi
   };
   kernels.dispatch({
     sources: ['functions', 'policy_objectives', 'policy_loss'],
-    constants: {
-      LOSS_TYPE: args.lossType,
-      SEQUENCE_LEVEL: args.sequenceLevel !== 0,
-      HAS_DELTA: Number.isFinite(args.delta),
-      HAS_HIGH: bounded || args.lossType === lossTypes.cispo,
-      KL_ESTIMATOR: args.klEstimator,
-      BIAS_CORRECTED_KL: args.biasCorrectedKl !== 0,
-      OFF_POLICY_MASK: Number.isFinite(args.offPolicyMaskThreshold),
-      HIGH_ENTROPY: highEntropy,
-      CORRECTION: args.rolloutCorrection,
-      GEOMETRIC: args.rolloutGeometric !== 0,
-      HAS_ENTROPY: entropy != null,
-      HAS_GRAD_ENTROPY: gradEntropy != null,
-      HAS_REFERENCE: refLogProbs != null,
-      HAS_ROLLOUT: rolloutLogProbs != null,
-    },
+    // As parameters: a shader compiled for each setting would take longer than it saves.
     parameters: {
-      u32: sizes,
+      u32: {
+        ...sizes,
+        lossType: args.lossType,
+        klEstimator: args.klEstimator,
+        correction: args.rolloutCorrection,
+        ...flags({
+          sequenceLevel: args.sequenceLevel !== 0,
+          hasDelta: Number.isFinite(args.delta),
+          hasHigh: bounded || args.lossType === lossTypes.cispo,
+          biasCorrectedKl: args.biasCorrectedKl !== 0,
+          offPolicyMask: Number.isFinite(args.offPolicyMaskThreshold),
+          highEntropy,
+          geometric: args.rolloutGeometric !== 0,
+          hasEntropy: entropy != null,
+          hasReference: refLogProbs != null,
+          hasRollout: rolloutLogProbs != null,
+        }),
+      },
       f32: {
         low: bounded ? 1 - args.epsilon : -1,
         high,
@@ -114,8 +116,8 @@ export function policyLoss(kernels: Kernels, args: Arguments<'policyLoss'>): voi
         ...denominators,
       },
     },
-    tensors: { offsets, order, values, totals, results, gradLogProbs, ...present({ gradEntropy }) },
-    writes: ['results', 'gradLogProbs', ...(gradEntropy ? ['gradEntropy'] : [])],
+    tensors: { offsets, order, values, totals, results, gradLogProbs, ...optional({ gradEntropy }) },
+    writes: ['results', 'gradLogProbs', 'gradEntropy'],
     workgroups: sequences,
   });
   kernels.dispatch({
@@ -125,6 +127,10 @@ export function policyLoss(kernels: Kernels, args: Arguments<'policyLoss'>): voi
     writes: ['loss', 'statistics'],
     workgroups: 1,
   });
+}
+
+function flags<Name extends string>(values: Record<Name, boolean>): Record<Name, number> {
+  return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, Number(value)])) as never;
 }
 
 const largestFloat = 3.4028234e38;
