@@ -6,7 +6,7 @@
 // one query and four keys of a tile, of the output some rows of some columns. No key is read more than once a tile.
 
 const KEYS = 32u;
-const CHUNK = 16u;              // elements of heads in workgroup memory at a time
+const CHUNK = 32u;              // elements of heads in workgroup memory at a time
 const PITCH = CHUNK + 1u;
 const THREADS = 8u * QUERIES;
 const COLUMN_THREADS = clamp(HEAD_DIM_POWER, 8u, THREADS);
@@ -17,6 +17,7 @@ var<workgroup> query_chunk: array<f32, QUERIES * PITCH>;
 var<workgroup> key_chunk: array<f32, KEYS * PITCH>;
 var<workgroup> weights: array<f32, QUERIES * KEYS>;
 var<workgroup> lane_values: array<f32, THREADS>;
+var<workgroup> lane_sums: array<f32, THREADS>;
 var<workgroup> rescales: array<f32, QUERIES>;
 var<workgroup> run: vec4i;
 
@@ -81,11 +82,10 @@ fn attend(thread: u32, seen: Seen) {
     most = next;
     for (var i = 0u; i < 4u; i++) { weights[query * KEYS + lane + 8u * i] = weight[i]; }
     if (lane == 0u) { rescales[query] = rescale; }
-    workgroupBarrier();
-    lane_values[thread] = (weight.x + weight.y) + (weight.z + weight.w);
+    lane_sums[thread] = (weight.x + weight.y) + (weight.z + weight.w);
     workgroupBarrier();
     var sum = 0.0;
-    for (var i = 0u; i < 8u; i++) { sum += lane_values[query * 8u + i]; }
+    for (var i = 0u; i < 8u; i++) { sum += lane_sums[query * 8u + i]; }
     total = total * rescale + sum;
 
     for (var r = 0u; r < ROWS; r++) {

@@ -5,9 +5,9 @@
 // A workgroup owns OWN rows (queries in one pass, keys in the other) and reads OTHER rows at a time of the other kind:
 // every sum has one owner and a fixed order. A thread has the scores of one own row and four others.
 
-const OWN = 16u;
+const OWN = 8u;
 const OTHER = 32u;
-const CHUNK = 16u;
+const CHUNK = 32u;
 const PITCH = CHUNK + 1u;
 const THREADS = 8u * OWN;
 const COLUMN_THREADS = clamp(HEAD_DIM_POWER, 8u, THREADS);

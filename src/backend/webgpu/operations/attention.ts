@@ -4,7 +4,7 @@ import type { Arguments, Kernels } from './dispatch.js';
 
 const packedQueries = 16;
 const cachedQueries = 4;
-const backwardRows = 16;
+const backwardRows = 8;
 
 export function attention(kernels: Kernels, args: Arguments<'attention'>): void {
   const { queries, keys, values, out, logSumExp, scale, maxLength } = args;
