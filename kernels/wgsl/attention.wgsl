@@ -9,25 +9,24 @@ const KEYS = 32u;
 const CHUNK = 32u;              // elements of heads in workgroup memory at a time
 const PITCH = CHUNK + 1u;
 const THREADS = 8u * QUERIES;
-const COLUMN_THREADS = clamp(HEAD_DIM_POWER, 8u, THREADS);
+const COLUMN_THREADS = clamp(HEAD_DIM_POWER, 32u, THREADS);
 const COLUMNS = (HEAD_DIM_POWER + COLUMN_THREADS - 1u) / COLUMN_THREADS;  // columns of a thread
-const ROWS = QUERIES * COLUMN_THREADS / THREADS;                    // rows of a thread
+const ROW_GROUPS = QUERIES * COLUMN_THREADS / THREADS / 4u;         // groups of four rows of a thread, at most four
 
 var<workgroup> query_chunk: array<f32, QUERIES * PITCH>;
 var<workgroup> key_chunk: array<f32, KEYS * PITCH>;
-var<workgroup> weights: array<f32, QUERIES * KEYS>;
+var<workgroup> weights: array<vec4f, QUERIES / 4u * KEYS>;  // [key][row], four rows a word
 var<workgroup> lane_values: array<f32, THREADS>;
 var<workgroup> lane_sums: array<f32, THREADS>;
-var<workgroup> rescales: array<f32, QUERIES>;
+var<workgroup> rescales: array<vec4f, QUERIES / 4u>;
 var<workgroup> run: vec4i;
 
 // The rows that the queries of a workgroup see: prefix_length from prefix_start on, then others from own_start on.
-// Query i sees the first limit(i) of them; `shortest` and `longest` are the least and largest limit.
+// Query i sees the first limit(i) of them; `longest` is the largest limit.
 struct Seen {
   prefix_start: u32,
   prefix_length: u32,
   own_start: u32,
-  shortest: u32,
   longest: u32,
 }
 
@@ -39,10 +38,18 @@ fn attend(thread: u32, seen: Seen) {
   let query = thread / 8u;
   let lane = thread % 8u;
   let first_column = thread % COLUMN_THREADS;
-  let first_row = thread / COLUMN_THREADS * ROWS;
+  let first_group = thread / COLUMN_THREADS * ROW_GROUPS;
   let own_limit = limit(query);
 
-  var sums: array<f32, ROWS * COLUMNS>;
+  // The rows of a thread, by name: an array that is indexed by a variable would lie in memory.
+  let limits_0 = group_limits(first_group);
+  let limits_1 = group_limits(first_group + 1u);
+  let limits_2 = group_limits(first_group + 2u);
+  let limits_3 = group_limits(first_group + 3u);
+  var sums_0: array<vec4f, COLUMNS>;
+  var sums_1: array<vec4f, COLUMNS>;
+  var sums_2: array<vec4f, COLUMNS>;
+  var sums_3: array<vec4f, COLUMNS>;
   var most = 0.0;
   var total = 0.0;
   for (var begin = 0u; begin < seen.longest; begin += KEYS) {
@@ -80,45 +87,68 @@ fn attend(thread: u32, seen: Seen) {
     let rescale = select(select(exp(most - next), 1.0, most == next), 0.0, begin == 0u);
     let weight = select(vec4f(0.0), exp(scores - next), visible);
     most = next;
-    for (var i = 0u; i < 4u; i++) { weights[query * KEYS + lane + 8u * i] = weight[i]; }
-    if (lane == 0u) { rescales[query] = rescale; }
+    for (var i = 0u; i < 4u; i++) { weights[(lane + 8u * i) * (QUERIES / 4u) + query / 4u][query % 4u] = weight[i]; }
+    if (lane == 0u) { rescales[query / 4u][query % 4u] = rescale; }
     lane_sums[thread] = (weight.x + weight.y) + (weight.z + weight.w);
     workgroupBarrier();
     var sum = 0.0;
     for (var i = 0u; i < 8u; i++) { sum += lane_sums[query * 8u + i]; }
     total = total * rescale + sum;
 
-    for (var r = 0u; r < ROWS; r++) {
-      for (var c = 0u; c < COLUMNS; c++) { sums[r * COLUMNS + c] *= rescales[first_row + r]; }
-    }
     let end = min(begin + KEYS, seen.longest);
-    for (var j = begin; j < end; j++) {
-      let place = key_row(seen, j) * p.values_stride + key_column();
-      let seen_by_all = j < seen.shortest;
-      for (var c = 0u; c < COLUMNS; c++) {
-        let column = first_column + c * COLUMN_THREADS;
-        var value = 0.0;
-        if (column < p.headDim) { value = load_values(place + column); }
-        for (var r = 0u; r < ROWS; r++) {
-          let added = fma(weights[(first_row + r) * KEYS + j - begin], value, sums[r * COLUMNS + c]);
-          // An unseen value may be infinite: 0 times it is not 0.
-          if (seen_by_all || j < limit(first_row + r)) { sums[r * COLUMNS + c] = added; }
+    for (var c = 0u; c < COLUMNS; c++) {
+      let column = first_column + c * COLUMN_THREADS;
+      if (column >= p.headDim) { continue; }
+      var s0 = sums_0[c] * rescales[first_group];
+      var s1 = sums_1[c];
+      var s2 = sums_2[c];
+      var s3 = sums_3[c];
+      if (ROW_GROUPS > 1u) { s1 *= rescales[first_group + 1u]; }
+      if (ROW_GROUPS > 2u) {
+        s2 *= rescales[first_group + 2u];
+        s3 *= rescales[first_group + 3u];
+      }
+      for (var j = begin; j < end; j++) {
+        let value = vec4f(load_values(key_row(seen, j) * p.values_stride + key_column() + column));
+        let at = (j - begin) * (QUERIES / 4u) + first_group;
+        // An unseen value may be infinite: 0 times it is not 0.
+        let key = vec4u(j);
+        s0 = select(s0, fma(weights[at], value, s0), key < limits_0);
+        if (ROW_GROUPS > 1u) { s1 = select(s1, fma(weights[at + 1u], value, s1), key < limits_1); }
+        if (ROW_GROUPS > 2u) {
+          s2 = select(s2, fma(weights[at + 2u], value, s2), key < limits_2);
+          s3 = select(s3, fma(weights[at + 3u], value, s3), key < limits_3);
         }
       }
+      sums_0[c] = s0;
+      sums_1[c] = s1;
+      sums_2[c] = s2;
+      sums_3[c] = s3;
     }
   }
   workgroupBarrier();
   if (lane == 0u && own_limit > 0u) {
-    rescales[query] = 1.0 / total;
+    rescales[query / 4u][query % 4u] = 1.0 / total;
     if (HAS_LOG_SUM_EXP) { store_logSumExp(log_sum_exp_place(query), most + log(total)); }
   }
   workgroupBarrier();
-  for (var r = 0u; r < ROWS; r++) {
-    let row = first_row + r;
-    if (limit(row) == 0u) { continue; }
+  for (var group = 0u; group < ROW_GROUPS; group++) {
     for (var c = 0u; c < COLUMNS; c++) {
       let column = first_column + c * COLUMN_THREADS;
-      if (column < p.headDim) { store_out(out_place(row) + column, sums[r * COLUMNS + c] * rescales[row]); }
+      if (column >= p.headDim) { continue; }
+      var sum = sums_0[c];
+      if (group == 1u) { sum = sums_1[c]; }
+      if (group == 2u) { sum = sums_2[c]; }
+      if (group == 3u) { sum = sums_3[c]; }
+      sum *= rescales[first_group + group];
+      for (var i = 0u; i < 4u; i++) {
+        let row = (first_group + group) * 4u + i;
+        if (limit(row) > 0u) { store_out(out_place(row) + column, sum[i]); }
+      }
     }
   }
+}
+
+fn group_limits(group: u32) -> vec4u {
+  return vec4u(limit(4u * group), limit(4u * group + 1u), limit(4u * group + 2u), limit(4u * group + 3u));
 }

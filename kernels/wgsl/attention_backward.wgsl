@@ -10,15 +10,16 @@ const OTHER = 32u;
 const CHUNK = 32u;
 const PITCH = CHUNK + 1u;
 const THREADS = 8u * OWN;
-const COLUMN_THREADS = clamp(HEAD_DIM_POWER, 8u, THREADS);
+const COLUMN_THREADS = clamp(HEAD_DIM_POWER, 32u, THREADS);
 const COLUMNS = (HEAD_DIM_POWER + COLUMN_THREADS - 1u) / COLUMN_THREADS;
-const ROWS = OWN * COLUMN_THREADS / THREADS;
+const ROW_GROUPS = OWN * COLUMN_THREADS / THREADS / 4u;  // groups of four own rows of a thread, one or two
 
 // Chunks of (queries, gradOut) and of (keys, values), own rows and others.
 var<workgroup> own_chunk: array<vec2f, OWN * PITCH>;
 var<workgroup> other_chunk: array<vec2f, OTHER * PITCH>;
-// (p, ds) of own rows and others.
-var<workgroup> tile: array<vec2f, OWN * OTHER>;
+// p and ds of [other][own], four own rows a word.
+var<workgroup> weights: array<vec4f, OTHER * OWN / 4u>;
+var<workgroup> score_grads: array<vec4f, OTHER * OWN / 4u>;
 var<workgroup> run: vec4i;
 
 fn sequence_run(b: u32) -> vec4i {

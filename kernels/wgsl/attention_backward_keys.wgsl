@@ -37,9 +37,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
   let own = thread / 8u;
   let lane = thread % 8u;
   let first_column = thread % COLUMN_THREADS;
-  let first_own = thread / COLUMN_THREADS * ROWS;
-  var key_sums: array<f32, ROWS * COLUMNS>;
-  var value_sums: array<f32, ROWS * COLUMNS>;
+  let first_group = thread / COLUMN_THREADS * ROW_GROUPS;
+  var key_sums_0: array<vec4f, COLUMNS>;
+  var key_sums_1: array<vec4f, COLUMNS>;
+  var value_sums_0: array<vec4f, COLUMNS>;
+  var value_sums_1: array<vec4f, COLUMNS>;
 
   // The query rows [begin, end) of one sequence at a time; query `begin` sees the first `seen` of the own keys.
   var begin = u32(r.z) + position;
@@ -85,20 +87,32 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
             let weight = probability(scores[i], row, head);
             pair = vec2f(weight, score_gradient(weight, gradients[i], row, head));
           }
-          tile[own * OTHER + other] = pair;
+          let at = other * (OWN / 4u) + own / 4u;
+          weights[at][own % 4u] = pair.x;
+          score_grads[at][own % 4u] = pair.y;
         }
         workgroupBarrier();
-        for (var row = first; row < min(first + OTHER, end); row++) {
-          for (var c = 0u; c < COLUMNS; c++) {
-            let column = first_column + c * COLUMN_THREADS;
-            var pair = vec2f(0.0);
-            if (column < p.headDim) { pair = query_pair(row, head, column); }
-            for (var i = 0u; i < ROWS; i++) {
-              let weight = tile[(first_own + i) * OTHER + row - first];
-              key_sums[i * COLUMNS + c] = fma(weight.y, pair.x, key_sums[i * COLUMNS + c]);
-              value_sums[i * COLUMNS + c] = fma(weight.x, pair.y, value_sums[i * COLUMNS + c]);
+        for (var c = 0u; c < COLUMNS; c++) {
+          let column = first_column + c * COLUMN_THREADS;
+          if (column >= p.headDim) { continue; }
+          var k0 = key_sums_0[c];
+          var k1 = key_sums_1[c];
+          var v0 = value_sums_0[c];
+          var v1 = value_sums_1[c];
+          for (var row = first; row < min(first + OTHER, end); row++) {
+            let pair = query_pair(row, head, column);
+            let at = (row - first) * (OWN / 4u) + first_group;
+            k0 = fma(score_grads[at], vec4f(pair.x), k0);
+            v0 = fma(weights[at], vec4f(pair.y), v0);
+            if (ROW_GROUPS > 1u) {
+              k1 = fma(score_grads[at + 1u], vec4f(pair.x), k1);
+              v1 = fma(weights[at + 1u], vec4f(pair.y), v1);
             }
           }
+          key_sums_0[c] = k0;
+          key_sums_1[c] = k1;
+          value_sums_0[c] = v0;
+          value_sums_1[c] = v1;
         }
       }
     }
@@ -113,14 +127,16 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
     seen = OWN;  // a continuation sees all
     family++;
   }
-  for (var i = 0u; i < ROWS; i++) {
-    if (first_own + i >= count) { continue; }
-    let row = first_key + first_own + i;
-    for (var c = 0u; c < COLUMNS; c++) {
-      let column = first_column + c * COLUMN_THREADS;
-      if (column >= p.headDim) { continue; }
-      store_gradKeys(row * p.gradKeys_stride + key_head * p.headDim + column, key_sums[i * COLUMNS + c]);
-      store_gradValues(row * p.gradValues_stride + key_head * p.headDim + column, value_sums[i * COLUMNS + c]);
+  for (var c = 0u; c < COLUMNS; c++) {
+    let column = first_column + c * COLUMN_THREADS;
+    if (column >= p.headDim) { continue; }
+    for (var i = 0u; i < 4u * ROW_GROUPS; i++) {
+      let row_of_own = 4u * first_group + i;
+      if (row_of_own >= count) { break; }
+      let row = first_key + row_of_own;
+      let place = key_head * p.headDim + column;
+      store_gradKeys(row * p.gradKeys_stride + place, select(key_sums_0[c], key_sums_1[c], i >= 4u)[i % 4u]);
+      store_gradValues(row * p.gradValues_stride + place, select(value_sums_0[c], value_sums_1[c], i >= 4u)[i % 4u]);
     }
   }
 }

@@ -23,8 +23,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
   let own = thread / 8u;
   let lane = thread % 8u;
   let first_column = thread % COLUMN_THREADS;
-  let first_own = thread / COLUMN_THREADS * ROWS;
-  var sums: array<f32, ROWS * COLUMNS>;
+  let first_group = thread / COLUMN_THREADS * ROW_GROUPS;
+  var sums_0: array<vec4f, COLUMNS>;
+  var sums_1: array<vec4f, COLUMNS>;
   for (var begin = 0u; begin < longest; begin += OTHER) {
     var scores = vec4f(0.0);
     var gradients = vec4f(0.0);
@@ -57,33 +58,38 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
     let row = first_row + own;
     for (var i = 0u; i < 4u; i++) {
       let other = lane + 8u * i;
-      var pair = vec2f(0.0);
+      var score_grad = 0.0;
       if (own < count && begin + other <= prefix + position + own) {
         let weight = probability(scores[i], row, head);
-        pair = vec2f(weight, score_gradient(weight, gradients[i], row, head));
+        score_grad = score_gradient(weight, gradients[i], row, head);
       }
-      tile[own * OTHER + other] = pair;
+      score_grads[other * (OWN / 4u) + own / 4u][own % 4u] = score_grad;
     }
     workgroupBarrier();
     let end = min(begin + OTHER, longest);
-    for (var j = begin; j < end; j++) {
-      let place = key_row(r, j) * p.keys_stride + key_head * p.headDim;
-      for (var c = 0u; c < COLUMNS; c++) {
-        let column = first_column + c * COLUMN_THREADS;
-        var key = 0.0;
-        if (column < p.headDim) { key = load_keys(place + column); }
-        for (var i = 0u; i < ROWS; i++) {
-          sums[i * COLUMNS + c] = fma(tile[(first_own + i) * OTHER + j - begin].y, key, sums[i * COLUMNS + c]);
-        }
-      }
-    }
-  }
-  for (var i = 0u; i < ROWS; i++) {
-    if (first_own + i >= count) { continue; }
-    let place = (first_row + first_own + i) * p.gradQueries_stride + head * p.headDim;
     for (var c = 0u; c < COLUMNS; c++) {
       let column = first_column + c * COLUMN_THREADS;
-      if (column < p.headDim) { store_gradQueries(place + column, sums[i * COLUMNS + c]); }
+      if (column >= p.headDim) { continue; }
+      var s0 = sums_0[c];
+      var s1 = sums_1[c];
+      for (var j = begin; j < end; j++) {
+        let key = vec4f(load_keys(key_row(r, j) * p.keys_stride + key_head * p.headDim + column));
+        let at = (j - begin) * (OWN / 4u) + first_group;
+        s0 = fma(score_grads[at], key, s0);
+        if (ROW_GROUPS > 1u) { s1 = fma(score_grads[at + 1u], key, s1); }
+      }
+      sums_0[c] = s0;
+      sums_1[c] = s1;
+    }
+  }
+  for (var c = 0u; c < COLUMNS; c++) {
+    let column = first_column + c * COLUMN_THREADS;
+    if (column >= p.headDim) { continue; }
+    for (var i = 0u; i < 4u * ROW_GROUPS; i++) {
+      let row_of_own = 4u * first_group + i;
+      if (row_of_own >= count) { break; }
+      let sum = select(sums_0[c], sums_1[c], i >= 4u)[i % 4u];
+      store_gradQueries((first_row + row_of_own) * p.gradQueries_stride + head * p.headDim + column, sum);
     }
   }
 }

@@ -29,5 +29,5 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
   let r = workgroupUniformLoad(&run);
   if (r.y < 0 || r.w < 0 || r.y > i32(p.cached) || r.w > i32(p.cached)) { return; }  // check_segments.wgsl reports it
   let length = u32(r.y + r.w);
-  attend(thread, Seen(u32(r.x), u32(r.y), u32(r.z), length, length));
+  attend(thread, Seen(u32(r.x), u32(r.y), u32(r.z), length));
 }

@@ -28,5 +28,5 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
   let r = workgroupUniformLoad(&run);
   if (first >= u32(r.w)) { return; }
   let last = min(first + QUERIES, u32(r.w));
-  attend(thread, Seen(u32(r.x), u32(r.y), u32(r.z), u32(r.y) + first + 1u, u32(r.y) + last));
+  attend(thread, Seen(u32(r.x), u32(r.y), u32(r.z), u32(r.y) + last));
 }

@@ -35,7 +35,23 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
   let x = thread % 8u;
   let y = thread / 8u;
 
-  var sums: array<vec4f, 16>;  // [row of 8][column group of 2]
+  // [row of 8][column group of 2], named one by one: an array that is indexed by a variable would lie in memory.
+  var s0 = vec4f(0.0);
+  var s1 = vec4f(0.0);
+  var s2 = vec4f(0.0);
+  var s3 = vec4f(0.0);
+  var s4 = vec4f(0.0);
+  var s5 = vec4f(0.0);
+  var s6 = vec4f(0.0);
+  var s7 = vec4f(0.0);
+  var s8 = vec4f(0.0);
+  var s9 = vec4f(0.0);
+  var s10 = vec4f(0.0);
+  var s11 = vec4f(0.0);
+  var s12 = vec4f(0.0);
+  var s13 = vec4f(0.0);
+  var s14 = vec4f(0.0);
+  var s15 = vec4f(0.0);
   for (var begin = 0u; begin < p.k; begin += DEPTH) {
     workgroupBarrier();
     // Threads that follow each other read elements that follow each other.
@@ -59,24 +75,25 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
       let a1 = a_tile[k * PITCH + 8u + y];
       let b0 = b_tile[k * PITCH + x];
       let b1 = b_tile[k * PITCH + 8u + x];
-      sums[0] = fma(vec4f(a0.x), b0, sums[0]);
-      sums[1] = fma(vec4f(a0.x), b1, sums[1]);
-      sums[2] = fma(vec4f(a0.y), b0, sums[2]);
-      sums[3] = fma(vec4f(a0.y), b1, sums[3]);
-      sums[4] = fma(vec4f(a0.z), b0, sums[4]);
-      sums[5] = fma(vec4f(a0.z), b1, sums[5]);
-      sums[6] = fma(vec4f(a0.w), b0, sums[6]);
-      sums[7] = fma(vec4f(a0.w), b1, sums[7]);
-      sums[8] = fma(vec4f(a1.x), b0, sums[8]);
-      sums[9] = fma(vec4f(a1.x), b1, sums[9]);
-      sums[10] = fma(vec4f(a1.y), b0, sums[10]);
-      sums[11] = fma(vec4f(a1.y), b1, sums[11]);
-      sums[12] = fma(vec4f(a1.z), b0, sums[12]);
-      sums[13] = fma(vec4f(a1.z), b1, sums[13]);
-      sums[14] = fma(vec4f(a1.w), b0, sums[14]);
-      sums[15] = fma(vec4f(a1.w), b1, sums[15]);
+      s0 = fma(vec4f(a0.x), b0, s0);
+      s1 = fma(vec4f(a0.x), b1, s1);
+      s2 = fma(vec4f(a0.y), b0, s2);
+      s3 = fma(vec4f(a0.y), b1, s3);
+      s4 = fma(vec4f(a0.z), b0, s4);
+      s5 = fma(vec4f(a0.z), b1, s5);
+      s6 = fma(vec4f(a0.w), b0, s6);
+      s7 = fma(vec4f(a0.w), b1, s7);
+      s8 = fma(vec4f(a1.x), b0, s8);
+      s9 = fma(vec4f(a1.x), b1, s9);
+      s10 = fma(vec4f(a1.y), b0, s10);
+      s11 = fma(vec4f(a1.y), b1, s11);
+      s12 = fma(vec4f(a1.z), b0, s12);
+      s13 = fma(vec4f(a1.z), b1, s13);
+      s14 = fma(vec4f(a1.w), b0, s14);
+      s15 = fma(vec4f(a1.w), b1, s15);
     }
   }
+  var sums = array<vec4f, 16>(s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13, s14, s15);
   for (var i = 0u; i < 8u; i++) {
     let row = first_row + (i / 4u) * 32u + 4u * y + i % 4u;
     if (row >= p.m) { continue; }
