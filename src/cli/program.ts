@@ -1,7 +1,7 @@
 import { Command, CommanderError, Option } from 'commander';
 import { exitCodeOf } from '../distributed/exit-codes.js';
 import { GrpoError } from '../errors.js';
-import { cloneOptions, grpoOptions } from '../recipes/quickstart/settings.js';
+import { quickstartSizes } from '../recipes/quickstart/settings.js';
 import { grpoConfigSchema, sftConfigSchema } from '../trainer/config.js';
 import { configOptions } from '../trainer/parse-config.js';
 import { addEvalCommand } from './eval-program.js';
@@ -195,11 +195,22 @@ function createProgram(setExitCode: (code: number) => void): Command {
     .description('In a few minutes: clone a small model from flawed demonstrations, then correct it with GRPO')
     .option(...deviceOption)
     .option('--out <folder>', 'folder of the run (default: runs/quickstart, or with a number behind it)')
-    .addOption(numberOption('--steps <integer>', 'updates of GRPO', grpoOptions.maxSteps))
-    .addOption(numberOption('--clone-steps <integer>', 'updates of the cloning before', cloneOptions.maxSteps))
+    .addOption(
+      new Option('--size <name>', 'of model, batches and steps (default: small on webgpu:software, else full)').choices(
+        Object.keys(quickstartSizes),
+      ),
+    )
+    .addOption(numberOption('--steps <integer>', `updates of GRPO (default: ${stepsOf('grpo')})`))
+    .addOption(numberOption('--clone-steps <integer>', `updates of the cloning before (default: ${stepsOf('clone')})`))
     .addOption(numberOption('--seed <integer>', 'seed of data, weights and sampling', 1))
     .addOption(numberOption('--threads <integer>', 'threads of the CPU kernels'))
     .action(async (flags) => setExitCode(await (await import('./commands/quickstart.js')).quickstart(flags)));
 
   return program;
+}
+
+function stepsOf(stage: 'clone' | 'grpo'): string {
+  return Object.entries(quickstartSizes)
+    .map(([name, size]) => `${size[stage].maxSteps} when ${name}`)
+    .join(', ');
 }

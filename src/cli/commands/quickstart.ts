@@ -4,7 +4,7 @@ import { openDevice } from '../../backend/open-device.js';
 import { CausalLM } from '../../models/causal-lm.js';
 import { nodeFileSystem } from '../../platform/node.js';
 import { type Evaluation, evaluateGreedily } from '../../recipes/quickstart/evaluate.js';
-import { cloneOptions, grpoOptions, modelShape, plateauStep } from '../../recipes/quickstart/settings.js';
+import { type QuickstartSize, quickstartSizes } from '../../recipes/quickstart/settings.js';
 import {
   createData,
   createRewards,
@@ -21,14 +21,17 @@ import { RunFolder } from '../run-folder.js';
 interface QuickstartFlags {
   device: string;
   out?: string;
-  steps: number;
-  cloneSteps: number;
+  /** Default: `small` where WebGPU's shaders are computed on the processor. */
+  size?: keyof typeof quickstartSizes;
+  steps?: number;
+  cloneSteps?: number;
   seed: number;
   threads?: number;
 }
 
 /** What both stages share. */
 interface Stage {
+  size: QuickstartSize;
   policy: CausalLM;
   data: QuickstartData;
   folder: RunFolder;
@@ -55,17 +58,22 @@ export async function quickstart(flags: QuickstartFlags): Promise<number> {
   try {
     const { seed } = flags;
     const folder = await RunFolder.open(flags.out ?? freeFolder(), { resume: false });
+    const sizeName = flags.size ?? (flags.device === 'webgpu:software' ? 'small' : 'full');
+    const size: QuickstartSize = quickstartSizes[sizeName];
+    const cloneSteps = flags.cloneSteps ?? size.clone.maxSteps;
     const data = createData(seed);
+    data.heldOut.length = Math.min(data.heldOut.length, size.heldOut);
     await writeData(folder, data);
-    using policy = CausalLM.create(modelShape, createTokenizer(), { device, seed });
-    const stage = { policy, data, folder, seed, signal, progress };
+    using policy = CausalLM.create(size.modelShape, createTokenizer(), { device, seed });
+    const stage = { size, policy, data, folder, seed, signal, progress };
     progress.print(`Device: ${device.name} (${device.why})`);
     progress.print(`Folder: ${folder.show()}`);
+    progress.print(`Size:   ${sizeName}`);
     progress.print(`Model:  ${millions(policy.parameters.count)} weights, fresh; task: ${data.train[0]!.prompt}?`);
 
-    const clone = await cloneTeacher(stage, flags.cloneSteps);
+    const clone = await cloneTeacher(stage, cloneSteps);
     if (signal.aborted) return interrupted(progress);
-    const trained = await trainWithGRPO(stage, flags.steps);
+    const trained = await trainWithGRPO(stage, flags.steps ?? size.grpo.maxSteps);
     if (signal.aborted) return interrupted(progress);
 
     const example = data.heldOut.findIndex((_, i) => clone.end.completions[i] !== trained.completions[i]);
@@ -78,8 +86,8 @@ export async function quickstart(flags: QuickstartFlags): Promise<number> {
         `Greedy answers to ${data.heldOut.length} held-out sums`,
         '                       correct   format',
         row('random weights', clone.start),
-        ...(clone.plateau ? [row(`cloned, ${plateauStep} steps`, clone.plateau)] : []),
-        row(`cloned, ${flags.cloneSteps} steps`, clone.end),
+        ...(clone.plateau ? [row(`cloned, ${size.plateauStep} steps`, clone.plateau)] : []),
+        row(`cloned, ${cloneSteps} steps`, clone.end),
         row('after GRPO', trained),
         '',
         `The clone stops there because its teacher forgets ${percent(teacher.forgottenCarries)} of all carries; the rest is GRPO's.`,
@@ -102,10 +110,10 @@ export async function quickstart(flags: QuickstartFlags): Promise<number> {
 }
 
 async function cloneTeacher(stage: Stage, maxSteps: number): Promise<Clone> {
-  const { policy, data, seed, signal } = stage;
+  const { size, policy, data, seed, signal } = stage;
   const progress = new ConsoleTracker({ label: 'clone' });
   const folder = await RunFolder.open(join(stage.folder.path, 'clone'), { resume: false });
-  const options = { ...cloneOptions, maxSteps, seed, outputDir: folder.path };
+  const options = { ...size.clone, maxSteps, seed, outputDir: folder.path };
   await folder.writeConfig(options);
   const start = await evaluateGreedily(policy, data.heldOut);
   let plateau: Evaluation | null = null;
@@ -113,7 +121,7 @@ async function cloneTeacher(stage: Stage, maxSteps: number): Promise<Clone> {
   const trainer = await SFTTrainer.create({ ...options, policy, dataset: data.demonstrations, tracker, signal });
   try {
     for await (const { step } of trainer) {
-      if (step === plateauStep) plateau = await evaluateGreedily(policy, data.heldOut);
+      if (step === size.plateauStep) plateau = await evaluateGreedily(policy, data.heldOut);
     }
   } finally {
     await trainer.close();
@@ -122,9 +130,12 @@ async function cloneTeacher(stage: Stage, maxSteps: number): Promise<Clone> {
   return { start, plateau, end: await evaluateGreedily(policy, data.heldOut) };
 }
 
-async function trainWithGRPO({ policy, data, folder, seed, signal }: Stage, maxSteps: number): Promise<Evaluation> {
+async function trainWithGRPO(
+  { size, policy, data, folder, seed, signal }: Stage,
+  maxSteps: number,
+): Promise<Evaluation> {
   const progress = new ConsoleTracker({ label: 'grpo' });
-  const options = { ...grpoOptions, maxSteps, seed, outputDir: folder.path };
+  const options = { ...size.grpo, maxSteps, seed, outputDir: folder.path };
   await folder.writeConfig(options);
   const tracker = [progress, ...folder.trackers((error) => progress.print(String(error)))];
   const trainer = await GRPOTrainer.create({
