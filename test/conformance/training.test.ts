@@ -1,0 +1,110 @@
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { openDevice } from '../../src/backend/open-device.js';
+import '../../src/platform/node.js';
+import type { Device } from '../../src/tensor.js';
+import { GRPOTrainer, type GRPOTrainerOptions } from '../../src/trainer/grpo-trainer.js';
+import { SFTTrainer } from '../../src/trainer/sft-trainer.js';
+import { testDevices } from '../devices.js';
+import { tinyPolicy } from '../tiny-model.js';
+
+const updates = 10;
+const prompts = Array.from({ length: 8 }, (_, i) => ({ prompt: `${i}+2=` }));
+const demonstrations = prompts.map((row, i) => ({ ...row, completion: `${i + 2}` }));
+
+/** Tokens, losses and norms of the gradient of ten updates on completions that the model itself draws. */
+async function trainWithGRPO(device: Device, options: Partial<GRPOTrainerOptions> = {}) {
+  const policy = tinyPolicy({ device, seed: 3 });
+  try {
+    await using trainer = await GRPOTrainer.create({
+      policy,
+      dataset: prompts,
+      rewards: [({ completion }: { completion: string }) => [...completion].filter((c) => c < 'a').length / 8],
+      maxSteps: updates,
+      numGenerations: 4,
+      perDeviceTrainBatchSize: 8,
+      maxCompletionLength: 6,
+      learningRate: 2e-3,
+      lrSchedulerType: 'constant',
+      seed: 5,
+      ...options,
+    } as GRPOTrainerOptions);
+    const reports = [];
+    for await (const { loss, gradNorm, metrics } of trainer) reports.push({ loss, gradNorm, reward: metrics.reward });
+    const [completions] = await policy.generate(['7+2='], { maxNewTokens: 8, temperature: 0 });
+    return { reports, text: completions![0]!.text };
+  } finally {
+    policy.dispose();
+  }
+}
+
+async function cloneDemonstrations(device: Device, dtype: 'f32' | 'bf16', gradientCheckpointing: boolean) {
+  const policy = tinyPolicy({ device, seed: 3, dtype });
+  try {
+    await using trainer = await SFTTrainer.create({
+      policy,
+      dataset: demonstrations,
+      maxSteps: updates,
+      perDeviceTrainBatchSize: 4,
+      learningRate: 2e-3,
+      gradientCheckpointing,
+    });
+    const losses: number[] = [];
+    for await (const { loss } of trainer) losses.push(loss);
+    return losses;
+  } finally {
+    policy.dispose();
+  }
+}
+
+const devices = (await testDevices()).filter(({ name }) => name.startsWith('webgpu'));
+
+// Software adapters compile for seconds and compute slowly, and slower still beside other work.
+vi.setConfig({ testTimeout: 300_000 });
+
+describe.each(devices)('training on $name beside training on the CPU', ({ open }) => {
+  let device: Device;
+  let cpu: Device;
+  beforeAll(async () => {
+    device = await open();
+    cpu = await openDevice('cpu', { matmul: 'builtin' });
+  });
+  afterAll(() => {
+    for (const one of [device, cpu]) {
+      expect(one.memory().liveTensors).toBe(0);
+      one.close();
+    }
+  });
+
+  test('GRPO has the same rewards, losses and completions', async () => {
+    const [actual, truth] = [await trainWithGRPO(device), await trainWithGRPO(cpu)];
+    expect(actual.reports).toHaveLength(updates);
+    actual.reports.forEach(({ loss, gradNorm, reward }, i) => {
+      expect(Math.abs(loss - truth.reports[i]!.loss)).toBeLessThan(1e-4);
+      expect(Math.abs(gradNorm / truth.reports[i]!.gradNorm - 1)).toBeLessThan(1e-3);
+      expect(reward).toBeCloseTo(truth.reports[i]!.reward as number, 6);
+    });
+    expect(actual.text).toBe(truth.text);
+    const other = await trainWithGRPO(cpu, { seed: 6 });
+    expect(other.reports.some(({ loss }, i) => Math.abs(loss - truth.reports[i]!.loss) > 1e-3)).toBe(true);
+  });
+
+  test.each([false, true])('cloning has the same losses, gradient checkpointing %s', async (checkpointing) => {
+    const actual = await cloneDemonstrations(device, 'f32', checkpointing);
+    const truth = await cloneDemonstrations(cpu, 'f32', checkpointing);
+    actual.forEach((loss, i) => {
+      expect(Math.abs(loss - truth[i]!)).toBeLessThan(1e-4);
+    });
+    expect(actual.at(-1)).toBeLessThan(0.9 * actual[0]!);
+  });
+
+  test('cloning with bf16 weights has the same losses up to bf16', async () => {
+    const [actual, truth] = [
+      await cloneDemonstrations(device, 'bf16', false),
+      await cloneDemonstrations(cpu, 'bf16', false),
+    ];
+    actual.forEach((loss, i) => {
+      expect(Math.abs(loss - truth[i]!)).toBeLessThan(2e-2);
+    });
+    expect(actual.at(-1)).toBeLessThan(0.9 * actual[0]!);
+  });
+});
