@@ -55,6 +55,7 @@ function buildAddon() {
 }
 
 function buildTypeScript() {
+  run(process.execPath, [join(root, 'scripts/wgsl.mjs')], 'The WGSL files could not be written as a module.');
   const sources = [...filesUnder(join(root, 'src')), join(root, 'tsconfig.json'), join(root, 'tsconfig.build.json')];
   if (!isStale(join(root, 'dist/.built'), sources)) return;
   console.log('setup: compiling TypeScript');

@@ -1,5 +1,6 @@
 /** What runs in a browser as well as in Node: everything that needs no file, process or addon of its own. */
 export type { Backend, DeviceMemory, DType } from './backend/backend.js';
+export { openWebGpuDevice, type WebGpuDeviceOptions } from './backend/webgpu/open.js';
 export { loadDemonstrations, loadPrompts } from './data/load.js';
 export type { ChatMessage, PromptRecord } from './data/prompts.js';
 export { type DemonstrationRecord, parseDemonstrations, parsePrompts } from './data/records.js';

@@ -1,3 +1,4 @@
+/// <reference types="@webgpu/types" preserve="true" />
 import { BackendUnavailableError } from '../errors.js';
 
 /** Dawn's WebGPU for Node, from the optional package `webgpu`. One for the process: each has threads of its own. */

@@ -1,3 +1,4 @@
+/// <reference types="@webgpu/types" preserve="true" />
 import { BackendUnavailableError, InvalidArgumentError } from '../../errors.js';
 import { Device } from '../../tensor.js';
 import { WebGpuBackend } from './backend.js';

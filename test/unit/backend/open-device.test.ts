@@ -62,8 +62,9 @@ describe('openDevice', () => {
     await expect(openDevice('cuda', { threads: 2 })).rejects.toThrow(/options.*"threads"/);
   });
 
-  test("'webgpu' is not in this version", async () => {
-    await expect(openDevice('webgpu')).rejects.toThrow(/no WebGPU backend/);
+  test("refuses options for the CPU with 'webgpu', and a number", async () => {
+    await expect(openDevice('webgpu', { threads: 2 })).rejects.toThrow(/options.*"threads"/);
+    await expect(openDevice('webgpu:1')).rejects.toThrow(InvalidArgumentError);
   });
 });
 
@@ -189,7 +190,7 @@ describe('the CUDA library', () => {
     vi.stubEnv('GRPO_CUDA_LIBRARY', compile('none.so', code.replace('return 2;', 'return 0;')));
     using device = await openDevice('auto');
     expect(device.kind).toBe('cpu');
-    expect(device.why).toBe('auto chose the CPU: the driver reports no CUDA device');
+    expect(device.why).toMatch(/^auto chose the CPU: the driver reports no CUDA device; /);
   });
 });
 
@@ -200,7 +201,7 @@ describe('availableDevices', () => {
     expect(cpu).toMatchObject({ kind: 'cpu', available: true, attempts: [] });
     expect(cuda).toMatchObject({ kind: 'cuda', available: false, reason: expect.stringContaining('/nowhere/') });
     expect(cuda!.attempts).toHaveLength(1);
-    expect(webgpu).toMatchObject({ kind: 'webgpu', available: false, reason: expect.stringContaining('WebGPU') });
+    expect(webgpu).toMatchObject({ kind: 'webgpu', reason: expect.stringMatching(/./) });
   });
 });
 
@@ -208,7 +209,7 @@ describe('the devices that suites run on', () => {
   test('are the CPU with each instruction set and matrix product of this machine', async () => {
     const devices = await testDevices();
     expect(devices.map((d) => d.name)).toContain('cpu baseline builtin');
-    for (const { name, open } of devices) {
+    for (const { name, open } of devices.filter(({ name }) => name.startsWith('cpu'))) {
       using device = await open();
       const { isa, matmul } = device.backend.details;
       expect(`cpu ${isa} ${matmul!.split(' ')[0]}`).toBe(name);
