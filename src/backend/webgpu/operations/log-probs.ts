@@ -3,14 +3,14 @@ import type { TensorView } from '../../backend.js';
 import type { Arguments, Kernels } from './dispatch.js';
 import { optional } from './optional.js';
 import { checkIndices } from './rows.js';
-import { rowsOf } from './views.js';
+import { rowsOf, rowTiles } from './views.js';
 
 export function tokenLogProbs(kernels: Kernels, args: Arguments<'tokenLogProbs'>): void {
   const { logits, targets, entropy, logSumExp } = args;
   const columns = logits.shape[1]!;
   const transform = rowTransform('tokenLogProbs', args.temperature, args.softcap);
   checkIndices(kernels, 'tokenLogProbs: targets', targets, columns);
-  for (const { first, rows } of rowTiles(kernels, logits)) {
+  for (const { first, rows } of rowTiles(kernels, [logits])) {
     const part = (tensor: TensorView) => rowsOf(tensor, first, rows);
     kernels.dispatch({
       sources: ['functions', 'row_softmax', 'token_log_probs'],
@@ -47,7 +47,7 @@ export function tokenLogProbsBackward(kernels: Kernels, args: Arguments<'tokenLo
   if (inPlace && (gradLogits.dtype !== logits.dtype || gradLogits.rowStride !== logits.rowStride)) {
     throw new KernelError(`${name}: in place, gradLogits must have the dtype and rows of logits`);
   }
-  for (const { first, rows } of rowTiles(kernels, logits, gradLogits)) {
+  for (const { first, rows } of rowTiles(kernels, [logits, gradLogits])) {
     const part = (tensor: TensorView) => rowsOf(tensor, first, rows);
     kernels.dispatch({
       sources: ['functions', 'row_softmax', 'token_log_probs_backward'],
@@ -80,7 +80,7 @@ export function tokenLogProbsPartial(kernels: Kernels, args: Arguments<'tokenLog
   const slice = vocabularySlice(name, args, columns);
   const transform = rowTransform(name, args.temperature, args.softcap);
   checkIndices(kernels, `${name}: targets`, targets, slice.vocabulary);
-  for (const { first, rows } of rowTiles(kernels, logits)) {
+  for (const { first, rows } of rowTiles(kernels, [logits])) {
     kernels.dispatch({
       sources: ['functions', 'row_softmax', 'token_log_probs_partial'],
       constants: { ...transform.constants, ...workgroupSize(columns) },
@@ -140,12 +140,4 @@ function vocabularySlice(name: string, args: { vocabStart: number; vocabSize: nu
     );
   }
   return { start, vocabulary, whole: start === 0 && vocabulary === columns };
-}
-
-/** Rows that fit a binding, for tensors that need not. */
-function* rowTiles(kernels: Kernels, ...tensors: TensorView[]): Generator<{ first: number; rows: number }> {
-  const total = tensors[0]!.shape[0]!;
-  const widest = Math.max(...tensors.map(({ rowStride, dtype }) => rowStride * (dtype === 'f32' ? 4 : 2)));
-  const most = Math.max(1, Math.floor(kernels.bindingBytes / Math.max(widest, 1)));
-  for (let first = 0; first < total; first += most) yield { first, rows: Math.min(most, total - first) };
 }

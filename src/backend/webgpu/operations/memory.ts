@@ -1,46 +1,46 @@
 import { UnsupportedError } from '../../../errors.js';
 import type { TensorView } from '../../backend.js';
-import type { Arguments, Kernels } from './dispatch.js';
+import type { Arguments, Dispatch, Kernels } from './dispatch.js';
+import { asRows, rowsOf, rowTiles } from './views.js';
 
 const threads = 256;
 
 export function fill(kernels: Kernels, { out, value }: Arguments<'fill'>): void {
-  const parameters = elements(out);
-  const whole = out.dtype === 'i32';
-  kernels.dispatch({
-    sources: [whole ? 'fill_integers' : 'fill', 'elementwise'],
-    parameters: whole ? { u32: { ...parameters, value: Math.trunc(value) } } : { u32: parameters, f32: { value } },
-    tensors: { out },
-    writes: ['out'],
-    workgroups: Math.ceil(parameters.count / threads),
-  });
+  if (out.dtype === 'i32') elementwise(kernels, 'fill_integers', { out }, { u32: { value: Math.trunc(value) } });
+  else elementwise(kernels, 'fill', { out }, { f32: { value } });
 }
 
 export function copy(kernels: Kernels, { in: source, out }: Arguments<'copy'>): void {
   if (source.dtype !== out.dtype && (source.dtype === 'i32' || out.dtype === 'i32')) {
     throw new UnsupportedError('copy: no conversion between i32 and float tensors');
   }
-  const parameters = elements(out);
-  kernels.dispatch({
-    sources: ['copy', 'elementwise'],
-    parameters: { u32: parameters },
-    tensors: { source, out },
-    writes: ['out'],
-    workgroups: Math.ceil(parameters.count / threads),
-  });
+  elementwise(kernels, 'copy', { source, out }, {});
 }
 
 export function add(kernels: Kernels, { a, b, out, alpha, beta }: Arguments<'add'>): void {
-  const parameters = elements(out);
-  kernels.dispatch({
-    sources: ['add', 'elementwise'],
-    parameters: { u32: parameters, f32: { alpha, beta } },
-    tensors: { a, b, out },
-    writes: ['out'],
-    workgroups: Math.ceil(parameters.count / threads),
-  });
+  elementwise(kernels, 'add', { a, b, out }, { f32: { alpha, beta } });
 }
 
-function elements({ shape }: TensorView): { count: number; columns: number } {
-  return { count: shape.reduce((size, length) => size * length, 1), columns: shape.at(-1) ?? 1 };
+/** Runs `source` for each element, in tiles that fit bindings. */
+function elementwise(
+  kernels: Kernels,
+  source: string,
+  tensors: Record<string, TensorView>,
+  parameters: NonNullable<Dispatch['parameters']>,
+): void {
+  const entries = Object.entries(tensors).map(([name, tensor]) => [name, asRows(tensor)] as const);
+  const all = entries.map(([, tensor]) => tensor);
+  const columns = all[0]!.shape[1] ?? 1;
+  for (const { first, rows } of rowTiles(kernels, all)) {
+    const part = entries.map(([name, tensor]) => [name, rowsOf(tensor, first, rows)] as const);
+    const flat = all[0]!.shape.length === 1;
+    const sizes = { count: rows * columns, columns: flat ? rows : columns };
+    kernels.dispatch({
+      sources: [source, 'elementwise'],
+      parameters: { ...parameters, u32: { ...sizes, ...parameters.u32 } },
+      tensors: Object.fromEntries(part),
+      writes: ['out'],
+      workgroups: Math.ceil(sizes.count / threads),
+    });
+  }
 }
