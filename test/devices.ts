@@ -1,4 +1,6 @@
+import { loadDawn } from '../src/backend/dawn.js';
 import { openDevice } from '../src/backend/open-device.js';
+import { openWebGpuDevice } from '../src/backend/webgpu/open.js';
 import { BackendUnavailableError } from '../src/errors.js';
 import type { Device } from '../src/tensor.js';
 
@@ -19,8 +21,9 @@ export async function testDevices(): Promise<TestDevice[]> {
       if (await canOpen(open)) found.push({ name: `cpu ${isa} ${matmul}`, open });
     }
   }
-  // Its matrix product is the only one, and has the same rows in every batch, as the one built in for the CPU.
-  const open = () => openDevice('webgpu:software');
+  // With the least limits that WebGPU guarantees. Its matrix product is the only one, and has the same rows in every
+  // batch, as the one built in for the CPU.
+  const open = async () => openWebGpuDevice({ gpu: await loadDawn(), software: true, limits: 'minimum' });
   if (await canOpen(open)) found.push({ name: 'webgpu builtin', open });
   return found;
 }
