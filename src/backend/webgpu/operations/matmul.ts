@@ -10,7 +10,7 @@ export function matmul(kernels: Kernels, args: Arguments<'matmul'>): void {
   const [bRows, bColumns] = args.transposeB ? [b.shape[1]!, b.shape[0]!] : [b.shape[0]!, b.shape[1]!];
   if (aRows !== m || bRows !== k || bColumns !== n) {
     throw new KernelError(
-      `matmul: expected op(a) [${m},k], op(b) [k,${n}] but received [${a.shape.join(',')}], [${b.shape.join(',')}]`,
+      `matmul: expected op(a) [${m},k], op(b) [k,${n}] but received [${aRows},${k}], [${bRows},${bColumns}]`,
     );
   }
   kernels.dispatch({
