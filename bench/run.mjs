@@ -1,4 +1,5 @@
 // npm run bench [-- name [options]]: runs bench/<name>.ts, `kernels` unless another is named.
+import '../scripts/wgsl.mjs';
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync } from 'node:fs';
 import { createRequire } from 'node:module';

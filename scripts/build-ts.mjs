@@ -2,6 +2,7 @@
 import { copyFileSync, existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { filesUnder, root, runTool } from './lib.mjs';
+import './wgsl.mjs';
 
 const source = join(root, 'src');
 const target = join(root, 'dist');
