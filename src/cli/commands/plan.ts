@@ -4,7 +4,7 @@ import { type Cluster, type DevicePlan, h100Cluster, planDevices } from '../../d
 import { type ModelConfig, parseConfig } from '../../models/config.js';
 import { fileSystem } from '../../platform/files.js';
 import { readJsonObject } from '../../platform/read-json.js';
-import { knownModel } from '../../recipes/raif/models.js';
+import { knownModel, knownModels } from '../../recipes/raif/models.js';
 import { ConfigError, parseGRPOConfig } from '../../trainer/parse-config.js';
 import { parameterCount } from '../../trainer/plan.js';
 
@@ -93,7 +93,7 @@ async function modelOf(name: string): Promise<ModelConfig> {
   const known = knownModel(basename(name));
   if (known) return known;
   throw new ConfigError('plan', [
-    `--model: ${name} is neither a folder with a config.json, nor such a file, nor the name of a known model`,
+    `--model: ${name} is neither a folder with a config.json, nor such a file, nor one of ${knownModels.join(', ')}`,
   ]);
 }
 

@@ -53,6 +53,9 @@ const shapes: Record<string, ModelShape> = {
   },
 };
 
+/** Names of the models whose shape is known. */
+export const knownModels: readonly string[] = Object.keys(shapes);
+
 /** The shape of a model by the name of its folder; null when it is none of RAIF's. */
 export function knownModel(name: string): ModelConfig | null {
   const shape = shapes[name];
