@@ -24,8 +24,6 @@ import { planBindings, reportsFaults } from './shader.js';
 import { bufferUsage, mapModeRead } from './usage.js';
 
 export interface WebGpuOptions {
-  /** Whether shaders may use subgroup operations. Default: where the device has them. */
-  subgroups?: boolean;
   /** The caller keeps the device: closing ours leaves it alone. */
   shared?: boolean;
 }
@@ -43,7 +41,6 @@ export class WebGpuBackend implements Backend, Kernels {
   readonly name: string;
   readonly details: Readonly<Record<string, string>>;
   readonly gpuDevice: GPUDevice;
-  readonly subgroups: boolean;
   readonly #shared: boolean;
   readonly #buffers: Buffers;
   readonly #queue: CommandQueue;
@@ -61,11 +58,10 @@ export class WebGpuBackend implements Backend, Kernels {
     this.gpuDevice = device;
     this.name = name;
     this.details = details;
-    this.subgroups = (options.subgroups ?? true) && device.features.has('subgroups');
     this.#shared = options.shared ?? false;
     this.#alignment = device.limits.minStorageBufferOffsetAlignment;
     this.#buffers = new Buffers(device, (storage, bytes, failure) => this.#watchAllocation(storage, bytes, failure));
-    this.#queue = new CommandQueue(device, this.subgroups, (submitted) => this.#watch(submitted));
+    this.#queue = new CommandQueue(device, (submitted) => this.#watch(submitted));
     this.#faults = new FaultPages(device);
     void device.lost.then(({ message }) => {
       if (!this.#closed) this.#lost = new DeviceLostError(`The WebGPU device was lost: ${message}`);

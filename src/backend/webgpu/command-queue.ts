@@ -17,7 +17,6 @@ const keptBindGroups = 8192;
 /** Records runs of shaders into one command encoder, until somebody waits or the batch is full. */
 export class CommandQueue {
   readonly #device: GPUDevice;
-  readonly #subgroups: boolean;
   readonly #watch: (submitted: Promise<unknown>) => void;
   readonly #compiled = new Map<string, Compiled>();
   readonly #bindGroups = new Map<string, GPUBindGroup>();
@@ -36,9 +35,8 @@ export class CommandQueue {
   #operations = new Set<string>();
   #lastBuffer = 0;
 
-  constructor(device: GPUDevice, subgroups: boolean, watch: (submitted: Promise<unknown>) => void) {
+  constructor(device: GPUDevice, watch: (submitted: Promise<unknown>) => void) {
     this.#device = device;
-    this.#subgroups = subgroups;
     this.#watch = watch;
     const bytes = Math.max(4 * parameterWords, device.limits.minUniformBufferOffsetAlignment);
     this.#stride = bytes / 4;
@@ -161,7 +159,7 @@ export class CommandQueue {
     const label = `${operation} (${dispatch.sources.join(', ')})`;
     const compiled = this.#scoped(label, () => {
       const layout = this.#device.createBindGroupLayout({ entries, label });
-      const module = this.#device.createShaderModule({ code: shaderCode(dispatch, plan, this.#subgroups), label });
+      const module = this.#device.createShaderModule({ code: shaderCode(dispatch, plan), label });
       const pipeline = this.#device.createComputePipeline({
         label,
         layout: this.#device.createPipelineLayout({ bindGroupLayouts: [layout] }),

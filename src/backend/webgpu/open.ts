@@ -11,8 +11,6 @@ export interface WebGpuDeviceOptions {
   /** Takes an adapter that computes on the processor too. Default false. */
   software?: boolean;
   powerPreference?: GPUPowerPreference;
-  /** Whether shaders may use subgroup operations. Default: where the device has them. */
-  subgroups?: boolean;
   /** 'minimum': only what every WebGPU device has. Default: all that the adapter offers. */
   limits?: 'adapter' | 'minimum';
 }
@@ -32,19 +30,19 @@ export async function openWebGpuDevice(
   options: WebGpuDeviceOptions = {},
   why = 'WebGPU was asked for',
 ): Promise<Device> {
-  const known = ['gpu', 'gpuDevice', 'software', 'powerPreference', 'subgroups', 'limits'];
+  const known = ['gpu', 'gpuDevice', 'software', 'powerPreference', 'limits'];
   const unknown = Object.keys(options).find((key) => !known.includes(key));
   if (unknown) throw new InvalidArgumentError('options of the WebGPU device', known.join(', '), unknown);
-  const { subgroups, gpuDevice } = options;
+  const { gpuDevice } = options;
   if (gpuDevice) {
     const name = 'webgpu (a device of the caller)';
-    const backend = new WebGpuBackend(gpuDevice, name, describe(gpuDevice, null), { subgroups, shared: true });
+    const backend = new WebGpuBackend(gpuDevice, name, describe(gpuDevice, null), { shared: true });
     return new Device(backend, 'a WebGPU device was given');
   }
   const adapter = await requestWebGpuAdapter(options);
   const device = await requestDevice(adapter, options.limits ?? 'adapter');
   const label = adapterName(adapter);
-  return new Device(new WebGpuBackend(device, `webgpu (${label})`, describe(device, adapter), { subgroups }), why);
+  return new Device(new WebGpuBackend(device, `webgpu (${label})`, describe(device, adapter)), why);
 }
 
 /** The adapter that `openWebGpuDevice` would use. */

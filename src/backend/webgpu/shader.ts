@@ -81,10 +81,9 @@ export function shaderKey(dispatch: Dispatch, { bound, places, absent }: Binding
  * The shader of a dispatch: constants, parameters as `p.name`, an accessor for each tensor (`load_name(i)`,
  * `store_name(i, x)`, `p.name_stride`), then the WGSL files.
  */
-export function shaderCode(dispatch: Dispatch, { bound, places, absent }: BindingPlan, subgroups: boolean): string {
+export function shaderCode(dispatch: Dispatch, { bound, places, absent }: BindingPlan): string {
   const { sources, constants = {}, parameters = {}, writes } = dispatch;
   const lines: string[] = [];
-  if (subgroups && constants.SUBGROUPS === true) lines.push('enable subgroups;');
   for (const [name, value] of Object.entries(constants)) {
     lines.push(`const ${name} = ${typeof value === 'boolean' ? value : `${value}u`};`);
   }
