@@ -43,3 +43,21 @@ fn probability(score: f32, row: u32, head: u32) -> f32 {
 fn score_gradient(probability: f32, gradient: f32, row: u32, head: u32) -> f32 {
   return probability * (gradient - load_statistics(2u * (row * p.heads + head) + 1u)) * p.scale;
 }
+
+// Adds the products of own row `own` with the other rows lane, lane + 8, lane + 16 and lane + 24 over a chunk of their
+// columns: first with first member, second with second.
+fn add_chunk(own: u32, lane: u32, scores: ptr<function, vec4f>, gradients: ptr<function, vec4f>) {
+  var first = *scores;
+  var second = *gradients;
+  for (var d = 0u; d < CHUNK; d++) {
+    let mine = own_chunk[own * PITCH + d];
+    let a = other_chunk[lane * PITCH + d];
+    let b = other_chunk[(lane + 8u) * PITCH + d];
+    let c = other_chunk[(lane + 16u) * PITCH + d];
+    let e = other_chunk[(lane + 24u) * PITCH + d];
+    first = fma(vec4f(mine.x), vec4f(a.x, b.x, c.x, e.x), first);
+    second = fma(vec4f(mine.y), vec4f(a.y, b.y, c.y, e.y), second);
+  }
+  *scores = first;
+  *gradients = second;
+}

@@ -69,15 +69,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
             other_chunk[i / CHUNK * PITCH + i % CHUNK] = x;
           }
           workgroupBarrier();
-          for (var d = 0u; d < CHUNK; d++) {
-            let mine = own_chunk[own * PITCH + d];
-            let q0 = other_chunk[lane * PITCH + d];
-            let q1 = other_chunk[(lane + 8u) * PITCH + d];
-            let q2 = other_chunk[(lane + 16u) * PITCH + d];
-            let q3 = other_chunk[(lane + 24u) * PITCH + d];
-            scores = fma(vec4f(mine.x), vec4f(q0.x, q1.x, q2.x, q3.x), scores);
-            gradients = fma(vec4f(mine.y), vec4f(q0.y, q1.y, q2.y, q3.y), gradients);
-          }
+          add_chunk(own, lane, &scores, &gradients);
         }
         for (var i = 0u; i < 4u; i++) {
           let other = lane + 8u * i;

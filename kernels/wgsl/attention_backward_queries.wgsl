@@ -45,15 +45,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
         other_chunk[i / CHUNK * PITCH + i % CHUNK] = x;
       }
       workgroupBarrier();
-      for (var d = 0u; d < CHUNK; d++) {
-        let mine = own_chunk[own * PITCH + d];
-        let k0 = other_chunk[lane * PITCH + d];
-        let k1 = other_chunk[(lane + 8u) * PITCH + d];
-        let k2 = other_chunk[(lane + 16u) * PITCH + d];
-        let k3 = other_chunk[(lane + 24u) * PITCH + d];
-        scores = fma(vec4f(mine.x), vec4f(k0.x, k1.x, k2.x, k3.x), scores);
-        gradients = fma(vec4f(mine.y), vec4f(k0.y, k1.y, k2.y, k3.y), gradients);
-      }
+      add_chunk(own, lane, &scores, &gradients);
     }
     let row = first_row + own;
     for (var i = 0u; i < 4u; i++) {

@@ -1,4 +1,4 @@
-// fill, copy, add: a thread an element. The file that follows gives `element(row, column)`.
+// A thread an element of rows of `columns`. The file beside it gives `element(row, column)`.
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgroups: vec3u,

@@ -1,4 +1,4 @@
-import { checkOffsets } from './check-offsets.js';
+import { checkOffsets, checkRewards } from './check-elements.js';
 import type { Arguments, Kernels } from './dispatch.js';
 
 const batchScale = 1;
@@ -8,17 +8,7 @@ export function groupAdvantages(kernels: Kernels, args: Arguments<'groupAdvantag
   const count = rewards.shape[0]!;
   const groups = offsets.shape[0]! - 1;
   checkOffsets(kernels, 'groupAdvantages: groupOffsets', offsets, count);
-  const faultSlot = kernels.faultSlot(({ index, values }) => {
-    const reward = values[0] > 0 ? 'inf' : '-inf';
-    return `groupAdvantages: rewards[${index}]: expected a finite reward, or NaN for one that cannot be scored, but received ${reward}`;
-  });
-  kernels.dispatch({
-    sources: ['check_rewards'],
-    parameters: { u32: { count, faultSlot } },
-    tensors: { rewards },
-    writes: [],
-    workgroups: 1,
-  });
+  checkRewards(kernels, 'groupAdvantages: rewards', rewards);
   const deviation = kernels.scratch([1], 'f32');
   if (scale === batchScale) {
     kernels.dispatch({

@@ -1,5 +1,6 @@
 import { KernelError } from '../../../errors.js';
 import type { Arguments, Kernels } from './dispatch.js';
+import { forEachElement } from './for-each-element.js';
 
 export function rope(kernels: Kernels, args: Arguments<'rope'>): void {
   const { in: source, positions, inverseFrequencies, out, headDim } = args;
@@ -21,24 +22,11 @@ export function rope(kernels: Kernels, args: Arguments<'rope'>): void {
 }
 
 export function swiglu(kernels: Kernels, { gate, up, out }: Arguments<'swiglu'>): void {
-  const [rows, columns] = gate.shape as [number, number];
-  kernels.dispatch({
-    sources: ['swiglu', 'swiglu_forward'],
-    parameters: { u32: { rows, columns } },
-    tensors: { gate, up, out },
-    writes: ['out'],
-    workgroups: Math.ceil((rows * columns) / 256),
-  });
+  forEachElement(kernels, ['swiglu', 'swiglu_forward'], { gate, up, out }, ['out']);
 }
 
 export function swigluBackward(kernels: Kernels, args: Arguments<'swigluBackward'>): void {
   const { gate, up, gradOut, gradGate, gradUp } = args;
-  const [rows, columns] = gate.shape as [number, number];
-  kernels.dispatch({
-    sources: ['swiglu', 'swiglu_backward'],
-    parameters: { u32: { rows, columns } },
-    tensors: { gate, up, gradOut, gradGate, gradUp },
-    writes: ['gradGate', 'gradUp'],
-    workgroups: Math.ceil((rows * columns) / 256),
-  });
+  const tensors = { gate, up, gradOut, gradGate, gradUp };
+  forEachElement(kernels, ['swiglu', 'swiglu_backward'], tensors, ['gradGate', 'gradUp']);
 }

@@ -1,8 +1,8 @@
 import { KernelError } from '../../../errors.js';
 import type { TensorView } from '../../backend.js';
+import { checkIndices } from './check-elements.js';
 import type { Arguments, Kernels } from './dispatch.js';
 import { optional } from './optional.js';
-import { checkIndices } from './rows.js';
 import { rowsOf, rowTiles } from './views.js';
 
 export function tokenLogProbs(kernels: Kernels, args: Arguments<'tokenLogProbs'>): void {

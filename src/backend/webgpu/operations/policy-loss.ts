@@ -1,6 +1,6 @@
 import { KernelError } from '../../../errors.js';
 import { policyStatisticCount } from '../../../kernels/policy-statistics.js';
-import { checkOffsets } from './check-offsets.js';
+import { checkOffsets } from './check-elements.js';
 import type { Arguments, Kernels } from './dispatch.js';
 import { optional } from './optional.js';
 
@@ -47,7 +47,7 @@ export function policyLoss(kernels: Kernels, args: Arguments<'policyLoss'>): voi
     workgroups: 1,
   });
   kernels.dispatch({
-    sources: ['functions', 'policy_loss_pack'],
+    sources: ['functions', 'policy_loss_pack_log_probs', 'policy_loss_pack'],
     constants: {
       HAS_OLD: oldLogProbs != null,
       HAS_REFERENCE: refLogProbs != null,
@@ -59,7 +59,7 @@ export function policyLoss(kernels: Kernels, args: Arguments<'policyLoss'>): voi
     workgroups: sequences,
   });
   kernels.dispatch({
-    sources: ['policy_loss_pack_second'],
+    sources: ['policy_loss_pack_advantages', 'policy_loss_pack'],
     constants: { HAS_ENTROPY: entropy != null, SEQUENCE_ADVANTAGES: advantages.shape[0] === sequences },
     parameters: { u32: sizes },
     tensors: { offsets, order, values, advantages, ...optional({ entropy }) },

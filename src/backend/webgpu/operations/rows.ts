@@ -1,22 +1,8 @@
 import { KernelError } from '../../../errors.js';
 import type { TensorView } from '../../backend.js';
+import { checkIndices } from './check-elements.js';
 import type { Arguments, Kernels } from './dispatch.js';
-
-/** Reports the first of `indices` that is not in [0, limit). Shaders read an index outside as one inside. */
-export function checkIndices(kernels: Kernels, what: string, indices: TensorView, limit: number): void {
-  const count = indices.shape[0]!;
-  if (count === 0) return;
-  const faultSlot = kernels.faultSlot(
-    ({ index, values }) => `${what}[${index}]: expected an index from 0 to ${limit - 1} but received ${values[0]}`,
-  );
-  kernels.dispatch({
-    sources: ['check_indices'],
-    parameters: { u32: { count, limit, faultSlot } },
-    tensors: { indices },
-    writes: [],
-    workgroups: 1,
-  });
-}
+import { elementWorkgroups } from './for-each-element.js';
 
 export function gatherRows(kernels: Kernels, args: Arguments<'gatherRows'>): void {
   requireOneDtype('gatherRows', args);
@@ -58,12 +44,12 @@ function moveRows(
   const rows = tensors.indices.shape[0]!;
   const columns = tensors.out.shape[1]!;
   kernels.dispatch({
-    sources: ['move_rows'],
+    sources: ['move_rows', 'elementwise'],
     constants: { GATHER: gather },
-    parameters: { u32: { rows, columns, limit } },
+    parameters: { u32: { count: rows * columns, columns, limit } },
     tensors: { source: tensors.in, indices: tensors.indices, out: tensors.out },
     writes: ['out'],
-    workgroups: Math.ceil((rows * columns) / 256),
+    workgroups: elementWorkgroups(rows * columns),
   });
 }
 
