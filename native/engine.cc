@@ -78,13 +78,6 @@ void Engine::enqueue(Run run, uint64_t request) {
   wake_.notify_one();
 }
 
-void Engine::post(uint64_t request, FailurePtr failure) {
-  auto message = std::make_unique<Message>();
-  message->request = request;
-  message->failure = std::move(failure);
-  mailbox_->post(std::move(message));
-}
-
 // ---- JavaScript thread ----------------------------------------------------------------------------------------------
 
 Engine::Engine(uint32_t id, EngineOptions options, std::shared_ptr<Mailbox> mailbox, uint64_t request)
@@ -141,7 +134,7 @@ void Engine::write(Storage* storage, size_t offset, const void* data, size_t byt
 }
 
 void Engine::read(Storage* storage, size_t offset, void* to, size_t bytes, uint64_t request) {
-  enqueue([=, this] { post(request, read_now(*storage, offset, to, bytes)); }, request);
+  enqueue([=, this] { mailbox_->settle(request, read_now(*storage, offset, to, bytes)); }, request);
 }
 
 std::unique_ptr<Call> Engine::take_call() {
@@ -174,7 +167,9 @@ void Engine::wait(std::shared_ptr<Collective> collective) {
 
 void Engine::synchronize(uint64_t request) {
   enqueue(
-      [this, request] { post(request, lost_ ? lost_ : failure_of(backend_->synchronize(context_), "synchronize")); },
+      [this, request] {
+        mailbox_->settle(request, lost_ ? lost_ : failure_of(backend_->synchronize(context_), "synchronize"));
+      },
       request);
 }
 
@@ -234,7 +229,7 @@ void Engine::run_jobs() {
   const FailurePtr closed = make_failure("GRPO_DISPOSED", "A device with work in progress");
   for (auto* jobs : {&batch_, &queue_}) {
     for (const std::unique_ptr<Job>& job : *jobs) {
-      if (job && job->request) post(job->request, closed);
+      if (job && job->request) mailbox_->settle(job->request, closed);
     }
   }
 }

@@ -86,7 +86,6 @@ class Engine {
 
   template <class Run>
   void enqueue(Run run, uint64_t request = 0);
-  void post(uint64_t request, FailurePtr failure);
 
   // On the engine's thread.
   void work();

@@ -30,6 +30,13 @@ void Mailbox::post(std::unique_ptr<Message> message) {
   }
 }
 
+void Mailbox::settle(uint64_t request, FailurePtr failure) {
+  auto message = std::make_unique<Message>();
+  message->request = request;
+  message->failure = std::move(failure);
+  post(std::move(message));
+}
+
 void Mailbox::keep_alive(napi_env env, bool alive) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (closed_) return;

@@ -42,6 +42,8 @@ class Mailbox : public std::enable_shared_from_this<Mailbox> {
 
   // On any thread.
   void post(std::unique_ptr<Message> message);
+  // The same for a message that settles a promise and says no more.
+  void settle(uint64_t request, FailurePtr failure);
 
   // On the JavaScript thread: whether waiting messages keep the process alive.
   void keep_alive(napi_env env, bool alive);

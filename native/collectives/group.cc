@@ -159,7 +159,7 @@ void Group::connect_now(const std::vector<std::string>& addresses, uint64_t requ
       communicator_->abort();
     }
   }
-  post(request, failed);
+  mailbox_->settle(request, failed);
 }
 
 void Group::run(Collective& collective) {
@@ -200,7 +200,7 @@ void Group::close_now(uint64_t request) {
     if (!failure_) failure_ = describe("close", 0, "", {"engine", -1, "the group is closed"});
   }
   communicator_->abort();
-  post(request, failed);
+  mailbox_->settle(request, failed);
 }
 
 FailurePtr Group::fail(const CollectiveCall& call, const Outcome& outcome) {
@@ -230,13 +230,6 @@ void Group::enqueue(std::function<void()> job) {
     jobs_.push_back(std::move(job));
   }
   wake_.notify_one();
-}
-
-void Group::post(uint64_t request, FailurePtr failure) {
-  auto message = std::make_unique<Message>();
-  message->request = request;
-  message->failure = std::move(failure);
-  mailbox_->post(std::move(message));
 }
 
 }  // namespace grpo_native

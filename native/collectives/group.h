@@ -70,7 +70,6 @@ class Group {
   void close_now(uint64_t request);
   FailurePtr fail(const CollectiveCall& call, const Outcome& outcome);
   FailurePtr describe(const char* name, uint64_t sequence, const std::string& size, const Outcome& outcome) const;
-  void post(uint64_t request, FailurePtr failure);
 
   const uint32_t id_;
   const GroupOptions options_;
