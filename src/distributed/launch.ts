@@ -1,11 +1,10 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { once } from 'node:events';
-import { type AddressInfo, createServer } from 'node:net';
 import { availableParallelism } from 'node:os';
 import process from 'node:process';
 import type { Readable } from 'node:stream';
 import { exitCodeOfProcess, exitCodes } from './exit-codes.js';
+import { freePort } from './free-port.js';
 import { defaultMasterPort } from './launch-environment.js';
 import { launcherVariable } from './launcher-watch.js';
 
@@ -192,13 +191,4 @@ function prefixLines(stream: Readable, prefix: string, print: (text: string) => 
   stream.on('end', () => {
     if (rest) print(`${prefix}${rest}\n`);
   });
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
 }

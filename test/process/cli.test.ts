@@ -6,9 +6,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
-import { openDevice } from '../../src/backend/open-device.js';
 import '../../src/platform/node.js';
-import { tinyPolicy } from '../tiny-model.js';
+import { saveTinyModel } from '../saved-model.js';
 
 const program = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 let folder = '';
@@ -17,12 +16,7 @@ vi.setConfig({ testTimeout: 120_000 });
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'grpo-cli-'));
-  const device = await openDevice('cpu', { threads: 1 });
-  const policy = tinyPolicy({ device, seed: 3 });
-  await policy.save(join(folder, 'model'));
-  policy.dispose();
-  expect(device.memory().liveTensors).toBe(0);
-  device.close();
+  await saveTinyModel(join(folder, 'model'));
   const rows = Array.from({ length: 12 }, (_, i) => ({ prompt: `${i}+${i}=`, completion: `${2 * i}` }));
   await writeFile(join(folder, 'data.jsonl'), rows.map((row) => `${JSON.stringify(row)}\n`).join(''));
   // Slow enough that a signal arrives in the middle of a run.

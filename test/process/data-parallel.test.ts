@@ -251,18 +251,11 @@ describe('checkpoints', () => {
 });
 
 describe('the ranks', () => {
+  const common = { dataset, rewards, numGenerations: 4, perDeviceTrainBatchSize: 4, maxCompletionLength: 8 };
   const create = (worldSize: number, optionsOf: (rank: number) => Partial<GRPOTrainerOptions>) =>
     inRanks(worldSize, async (device, group) => {
       const policy = tinyPolicy({ device, seed: 5 });
-      const common = {
-        policy,
-        dataset,
-        rewards,
-        numGenerations: 4,
-        perDeviceTrainBatchSize: 4,
-        maxCompletionLength: 8,
-      };
-      return GRPOTrainer.create({ ...common, processGroup: group, ...optionsOf(group.rank) }).then(
+      return GRPOTrainer.create({ policy, ...common, processGroup: group, ...optionsOf(group.rank) }).then(
         (trainer) => trainer.close().then(() => 'made'),
         (error: Error) => error.message,
       );
@@ -319,15 +312,7 @@ describe('the ranks', () => {
   it('stop together after the same update when one of them is asked to', async () => {
     const stopped = await inRanks(3, async (device, group) => {
       const policy = tinyPolicy({ device, seed: 5 });
-      const common = {
-        policy,
-        dataset,
-        rewards,
-        numGenerations: 4,
-        perDeviceTrainBatchSize: 4,
-        maxCompletionLength: 8,
-      };
-      const trainer = await GRPOTrainer.create({ ...common, processGroup: group, maxSteps: 10 });
+      const trainer = await GRPOTrainer.create({ policy, ...common, processGroup: group, maxSteps: 10 });
       for await (const { step } of trainer) if (step === 2 && group.rank === 1) trainer.stop();
       await trainer.close();
       return [trainer.globalStep, trainer.stopped];

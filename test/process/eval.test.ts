@@ -5,9 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
-import { openDevice } from '../../src/backend/open-device.js';
 import '../../src/platform/node.js';
-import { tinyPolicy } from '../tiny-model.js';
+import { saveTinyModel } from '../saved-model.js';
 import { type ChatBody, type FakeReply, FakeServer } from '../unit/eval/fake-server.js';
 
 const program = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
@@ -221,12 +220,7 @@ describe('grpo eval ifeval --model-url', () => {
 
 describe('grpo eval maths', () => {
   it('answers with a local model', async () => {
-    const device = await openDevice('cpu', { threads: 1 });
-    const policy = tinyPolicy({ device, seed: 3 });
-    await policy.save(join(folder, 'model'));
-    policy.dispose();
-    expect(device.memory().liveTensors).toBe(0);
-    device.close();
+    await saveTinyModel(join(folder, 'model'));
     const rows = Array.from({ length: 5 }, (_, i) => ({ question: `${i}+1=`, answer: `So.\n#### ${i + 1}` }));
     await writeFile(join(folder, 'maths.jsonl'), rows.map((row) => `${JSON.stringify(row)}\n`).join(''));
     const local = [

@@ -5,9 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
-import { openDevice } from '../../src/backend/open-device.js';
 import '../../src/platform/node.js';
-import { tinyPolicy } from '../tiny-model.js';
+import { saveTinyModel } from '../saved-model.js';
 import { addresses, cutLink, hosts, makeHosts, removeHosts } from './two-hosts.js';
 import { killLeftovers, leftovers, type Program, start, untilDead } from './watched-program.js';
 
@@ -19,12 +18,7 @@ let folder = '';
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'grpo-launch-'));
-  const device = await openDevice('cpu', { threads: 1 });
-  const policy = tinyPolicy({ device, seed: 3 });
-  await policy.save(join(folder, 'model'));
-  policy.dispose();
-  expect(device.memory().liveTensors).toBe(0);
-  device.close();
+  await saveTinyModel(join(folder, 'model'));
   const rows = Array.from({ length: 12 }, (_, i) => ({ prompt: `${i}+${i}=` }));
   await writeFile(join(folder, 'data.jsonl'), rows.map((row) => `${JSON.stringify(row)}\n`).join(''));
   // Says where its process is, and is slow enough that a signal arrives in the middle of a run.

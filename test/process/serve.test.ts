@@ -6,19 +6,14 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import OpenAI from 'openai';
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
-import { openDevice } from '../../src/backend/open-device.js';
 import '../../src/platform/node.js';
-import { tinyPolicy } from '../tiny-model.js';
+import { saveTinyModel } from '../saved-model.js';
 
 const program = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 let folder = '';
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'grpo-serve-'));
-  const device = await openDevice('cpu', { threads: 1 });
-  const policy = tinyPolicy({ device, seed: 3 });
-  await policy.save(join(folder, 'model'));
-  policy.dispose();
-  device.close();
+  await saveTinyModel(join(folder, 'model'));
   await writeFile(join(folder, 'key'), 'a-secret\n');
 });
 afterAll(() => rm(folder, { recursive: true, force: true }));

@@ -1,12 +1,11 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { writeFile } from 'node:fs/promises';
-import { type AddressInfo, createServer } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { openDevice } from '../../src/backend/open-device.js';
 import '../../src/platform/node.js';
-import { tinyPolicy } from '../tiny-model.js';
+import { freePort } from '../../src/distributed/free-port.js';
+import { saveTinyModel } from '../saved-model.js';
 
 const program = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 
@@ -73,22 +72,9 @@ function killLater(child: ChildProcess, after: number): void {
   setTimeout(() => child.kill('SIGKILL'), after).unref();
 }
 
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
-}
-
 /** A tiny model, data, a reward and a configuration of 6 updates with a checkpoint each. */
 export async function writeRun(folder: string, { more = '' } = {}): Promise<void> {
-  const device = await openDevice('cpu', { threads: 1 });
-  const policy = tinyPolicy({ device, seed: 3 });
-  await policy.save(join(folder, 'model'));
-  policy.dispose();
-  device.close();
+  await saveTinyModel(join(folder, 'model'));
   const rows = Array.from({ length: 12 }, (_, i) => ({ prompt: `${i}+${i}=`, completion: `${2 * i}` }));
   await writeFile(join(folder, 'data.jsonl'), rows.map((row) => `${JSON.stringify(row)}\n`).join(''));
   const reward = `export const digits = (batch) =>

@@ -4,6 +4,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import type { ControlLimits } from '../../../src/distributed/control-limits.js';
 import { ControlPlane, type RunIdentity } from '../../../src/distributed/control-plane.js';
 import { type DistributedError, RankFailedError, RendezvousError } from '../../../src/distributed/errors.js';
+import { freePort } from '../../../src/distributed/free-port.js';
 import type { LaunchEnvironment } from '../../../src/distributed/launch-environment.js';
 import { CollectiveError, GrpoError } from '../../../src/errors.js';
 
@@ -14,15 +15,6 @@ const open: ControlPlane[] = [];
 afterEach(async () => {
   for (const plane of open.splice(0).reverse()) await plane.close();
 });
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
-}
 
 function place(rank: number, worldSize: number, masterPort: number, more: Partial<LaunchEnvironment> = {}) {
   const common = { launcher: 'test', localRank: rank, masterAddress: '127.0.0.1', runId: 'r', generation: 0 };
