@@ -17,7 +17,7 @@ import {
 import { parsedOperations } from '../check-arguments.js';
 import { Buffers } from './buffers.js';
 import { CommandQueue } from './command-queue.js';
-import { Doubt, FaultPages } from './faults.js';
+import { Doubt, FaultPages, MemoryDoubt } from './faults.js';
 import type { Dispatch, Fault, Kernels } from './operations/dispatch.js';
 import { webgpuOperations } from './operations/list.js';
 import { planBindings, reportsFaults } from './shader.js';
@@ -60,7 +60,10 @@ export class WebGpuBackend implements Backend, Kernels {
     this.details = details;
     this.#shared = options.shared ?? false;
     this.#alignment = device.limits.minStorageBufferOffsetAlignment;
-    this.#buffers = new Buffers(device, (storage, bytes, failure) => this.#watchAllocation(storage, bytes, failure));
+    this.#buffers = new Buffers(device, {
+      made: (storage, bytes, failure) => this.#watchAllocation(storage, bytes, failure),
+      beforeDestroy: (buffer) => this.#queue.submitUsesOf(buffer),
+    });
     this.#queue = new CommandQueue(device, (submitted) => this.#watch(submitted));
     this.#faults = new FaultPages(device);
     void device.lost.then(({ message }) => {
@@ -75,7 +78,7 @@ export class WebGpuBackend implements Backend, Kernels {
     if (bytes <= maxBufferSize) return this.#buffers.allocate(bytes);
     const storage = this.#buffers.allocate(0);
     const message = `No memory on webgpu for ${bytes} bytes: the limit maxBufferSize is ${maxBufferSize}`;
-    this.#doubts.set(storage, new Set([new Doubt(new OutOfMemoryError(message))]));
+    this.#doubts.set(storage, new Set([new MemoryDoubt(new OutOfMemoryError(message))]));
     return storage;
   }
 
@@ -96,7 +99,7 @@ export class WebGpuBackend implements Backend, Kernels {
       return;
     }
     this.#queue.write(buffer, byteOffset, data);
-    if (data.byteLength === bytes) this.#doubts.delete(storage);
+    if (data.byteLength === bytes) this.#doubts.set(storage, new Set(this.#memoryDoubts(storage)));
   }
 
   async read(storage: number, byteOffset: number, bytes: number): Promise<ArrayBuffer> {
@@ -238,19 +241,21 @@ export class WebGpuBackend implements Backend, Kernels {
     return [...doubts];
   }
 
+  #memoryDoubts(storage: number): Doubt[] {
+    return this.#openDoubts(storage).filter((doubt) => doubt instanceof MemoryDoubt);
+  }
+
   /** Why a tensor cannot be used, as far as is known. */
   #failureOf(storage: number, onlyMemory = false): Error | undefined {
-    for (const { error } of this.#doubts.get(storage) ?? []) {
-      if (error && (!onlyMemory || error instanceof OutOfMemoryError)) return error;
-    }
-    return undefined;
+    const doubts = onlyMemory ? this.#memoryDoubts(storage) : this.#openDoubts(storage);
+    return doubts.find(({ error }) => error)?.error ?? undefined;
   }
 
   #mark(tensor: TensorView, doubts: ReadonlySet<Doubt>, keepsContent: boolean): void {
     const { bytes } = this.#buffers.get(tensor.storage)!;
     const size = tensor.shape.reduce((product, length) => product * length, bytesPerElement[tensor.dtype]);
     const whole = size === bytes && !keepsContent;
-    const before = whole ? [] : this.#openDoubts(tensor.storage);
+    const before = whole ? this.#memoryDoubts(tensor.storage) : this.#openDoubts(tensor.storage);
     this.#doubts.set(tensor.storage, new Set([...before, ...doubts]));
   }
 
@@ -261,7 +266,7 @@ export class WebGpuBackend implements Backend, Kernels {
   }
 
   #watchAllocation(storage: number, bytes: number, failure: Promise<GPUError | null>): void {
-    const doubt = new Doubt();
+    const doubt = new MemoryDoubt();
     this.#doubts.set(storage, new Set([doubt]));
     this.#watch(
       failure.then((error) => {

@@ -11,6 +11,14 @@ export interface Allocation {
   readonly adopted: boolean;
 }
 
+/** What the owner of buffers does about them. */
+export interface BufferEvents {
+  /** A buffer was made for a tensor; `failure` is the error that making it may cause. */
+  made(storage: number, bytes: number, failure: Promise<GPUError | null>): void;
+  /** Whatever was recorded to use it must be submitted first. */
+  beforeDestroy(buffer: GPUBuffer): void;
+}
+
 const smallest = 256;
 /** Idle memory that is kept for the next tensors. */
 const keptBytes = 256 * 2 ** 20;
@@ -18,7 +26,9 @@ const keptBytes = 256 * 2 ** 20;
 /** The buffers of a device. One that is released is used again for a tensor of about its size. */
 export class Buffers {
   readonly #device: GPUDevice;
-  readonly #onFailure: (storage: number, bytes: number, failure: Promise<GPUError | null>) => void;
+  readonly #events: BufferEvents;
+  /** Those that could not be made: nothing may use them. */
+  readonly #broken = new WeakSet<GPUBuffer>();
   readonly #allocations = new Map<number, Allocation>();
   readonly #idle = new Map<number, GPUBuffer[]>();
   #last = 0;
@@ -27,13 +37,9 @@ export class Buffers {
   #bufferBytes = 0;
   #idleBytes = 0;
 
-  /** `onFailure` gets, for each new buffer, the promise of the error that making it may cause. */
-  constructor(
-    device: GPUDevice,
-    onFailure: (storage: number, bytes: number, failure: Promise<GPUError | null>) => void,
-  ) {
+  constructor(device: GPUDevice, events: BufferEvents) {
     this.#device = device;
-    this.#onFailure = onFailure;
+    this.#events = events;
   }
 
   get(storage: number): Allocation | undefined {
@@ -65,6 +71,7 @@ export class Buffers {
     const { buffer } = allocation;
     if (this.#idleBytes + buffer.size > keptBytes) {
       this.#bufferBytes -= buffer.size;
+      this.#events.beforeDestroy(buffer);
       buffer.destroy();
       return;
     }
@@ -95,9 +102,13 @@ export class Buffers {
   }
 
   #take(size: number): GPUBuffer | undefined {
-    const buffer = this.#idle.get(size)?.pop();
-    if (buffer) this.#idleBytes -= size;
-    return buffer;
+    const idle = this.#idle.get(size) ?? [];
+    for (let buffer = idle.pop(); buffer; buffer = idle.pop()) {
+      this.#idleBytes -= size;
+      if (!this.#broken.has(buffer)) return buffer;
+      this.#bufferBytes -= size;
+    }
+    return undefined;
   }
 
   #create(storage: number, size: number): GPUBuffer {
@@ -107,11 +118,12 @@ export class Buffers {
     const buffer = this.#device.createBuffer({ size, usage: STORAGE | COPY_SRC | COPY_DST });
     const memory = this.#device.popErrorScope();
     const validation = this.#device.popErrorScope();
-    this.#onFailure(
-      storage,
-      size,
-      memory.then((error) => error ?? validation),
-    );
+    const failure = memory.then(async (error) => {
+      const first = error ?? (await validation);
+      if (first) this.#broken.add(buffer);
+      return first;
+    });
+    this.#events.made(storage, size, failure);
     this.#bufferBytes += size;
     return buffer;
   }

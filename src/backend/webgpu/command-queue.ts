@@ -78,7 +78,7 @@ export class CommandQueue {
 
   /** Writes after all that was recorded. Bytes beyond a multiple of 4 are filled with zeros. */
   write(buffer: GPUBuffer, offset: number, data: ArrayBufferView): void {
-    if (this.#lastUse.get(buffer) === this.#batch) this.flush();
+    this.submitUsesOf(buffer);
     const bytes = new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength);
     const whole = Math.floor(bytes.length / 4) * 4;
     if (whole > 0) this.#device.queue.writeBuffer(buffer, offset, bytes, 0, whole);
@@ -86,6 +86,11 @@ export class CommandQueue {
     const rest = new Uint8Array(4);
     rest.set(bytes.subarray(whole));
     this.#device.queue.writeBuffer(buffer, offset + whole, rest);
+  }
+
+  /** Submits what was recorded if it uses the buffer: before the buffer changes or goes away. */
+  submitUsesOf(buffer: GPUBuffer): void {
+    if (this.#lastUse.get(buffer) === this.#batch) this.flush();
   }
 
   flush(): void {

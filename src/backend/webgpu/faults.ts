@@ -11,6 +11,9 @@ export class Doubt {
   }
 }
 
+/** Whether a tensor's memory could be made: writing the tensor does not settle it. */
+export class MemoryDoubt extends Doubt {}
+
 /** A check that a shader makes: it leaves a record where it failed. */
 class ShaderDoubt extends Doubt {
   constructor(

@@ -86,6 +86,37 @@ describe.skipIf(!adapter)('a WebGPU device', () => {
     expect(after.reservedBytes - before.reservedBytes).toBeLessThan(3 * 4096);
   });
 
+  test('memory that is disposed of beyond what is kept is not taken from operations that wait', async () => {
+    using sum = device.zeros([4]);
+    const large = Array.from({ length: 6 }, (_, i) => {
+      const tensor = device.empty([2 ** 24]); // 64 MiB
+      using start = tensor.view([4]);
+      device.run('fill', { out: tensor, value: i });
+      device.run('add', { a: sum, b: start, out: sum, alpha: 1, beta: 1 });
+      return tensor;
+    });
+    for (const tensor of large) tensor.dispose();
+    expect(await sum.read()).toEqual(new Float32Array(4).fill(15));
+  });
+
+  test('a buffer that could not be made is told, and not used again', async () => {
+    const own = await (await requestWebGpuAdapter({ gpu: await loadDawn(), software: true })).requestDevice();
+    const shared = await openWebGpuDevice({ gpuDevice: own });
+    const create = own.createBuffer.bind(own);
+    // Usages that no device allows together stand for a driver without memory.
+    own.createBuffer = (descriptor) => create({ ...descriptor, usage: 0x1 | 0x80 });
+    const refused = shared.empty([5000]);
+    shared.run('fill', { out: refused, value: 1 });
+    await expect(refused.read()).rejects.toThrow(OutOfMemoryError);
+    refused.dispose();
+    own.createBuffer = create;
+    const good = shared.zeros([5000]);
+    expect((await good.read())[4999]).toBe(0);
+    good.dispose();
+    shared.close();
+    own.destroy();
+  });
+
   test('a refused value fails what depends on it, and nothing else', async () => {
     using table = device.tensor([1, 2, 3], [3, 1]);
     using ids = device.tensor([0, 5], [2], 'i32');
