@@ -1,10 +1,10 @@
 import { execFileSync } from 'node:child_process';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
+import { freePort } from '../../src/distributed/free-port.js';
 import '../../src/platform/node.js';
 import { saveTinyModel } from '../saved-model.js';
 import { addresses, cutLink, hosts, makeHosts, removeHosts } from './two-hosts.js';
@@ -21,11 +21,18 @@ beforeAll(async () => {
   await saveTinyModel(join(folder, 'model'));
   const rows = Array.from({ length: 12 }, (_, i) => ({ prompt: `${i}+${i}=` }));
   await writeFile(join(folder, 'data.jsonl'), rows.map((row) => `${JSON.stringify(row)}\n`).join(''));
-  // Says where its process is, and is slow enough that a signal arrives in the middle of a run.
-  const reward = `let calls = 0;
+  // Says where its process is, and is slow enough that a signal arrives in the middle of a run. Kills its process
+  // where a test asks for it by creating the file `kill-<rank>-<call>`: once, as the file goes with it.
+  const reward = `import { existsSync, rmSync } from 'node:fs';
+  let calls = 0;
   export const digits = async (batch) => {
     console.log('reward ' + ++calls + ' of rank ' + process.env.RANK + ' pid ' + process.pid);
     await new Promise((resolve) => setTimeout(resolve, 100));
+    const killed = 'kill-' + process.env.RANK + '-' + calls;
+    if (existsSync(killed)) {
+      rmSync(killed);
+      process.kill(process.pid, 'SIGKILL');
+    }
     return batch.map(({ completion }) => (completion.match(/[0-9]/g) ?? []).length / 8);
   };`;
   await writeFile(join(folder, 'reward.mjs'), reward);
@@ -71,15 +78,6 @@ async function measured(run: string): Promise<Record<string, unknown>[]> {
 
 const weights = (run: string) => readFile(join(folder, 'runs', run, 'model/model.safetensors'));
 
-async function freePort(): Promise<number> {
-  return new Promise((resolve) => {
-    const server = createServer().listen(0, '127.0.0.1', () => {
-      const { port } = server.address() as { port: number };
-      server.close(() => resolve(port));
-    });
-  });
-}
-
 describe('a run of grpo train on two ranks', () => {
   beforeAll(async () => {
     const { code, output } = await launch('whole').ended;
@@ -88,9 +86,8 @@ describe('a run of grpo train on two ranks', () => {
   }, 120_000);
 
   it('survives a killed rank with --max-restarts, and gives the same bits', async () => {
-    const world = launch('killed', { options: ['--max-restarts', '2'] });
-    process.kill(await pidAt(world, 1, 4), 'SIGKILL');
-    const { code, output } = await world.ended;
+    await writeFile(join(folder, 'kill-1-4'), '');
+    const { code, output } = await launch('killed', { options: ['--max-restarts', '2'] }).ended;
     expect(output).toMatch(/\[0\] grpo: Rank 1 \(127.*\) died: .*, while it was doing: rollout/);
     expect(output).toContain('rank 1 was killed by SIGKILL');
     expect(output).toContain('starting all ranks again from the last checkpoint (1 of at most 2)');
