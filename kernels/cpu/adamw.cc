@@ -14,9 +14,7 @@ SIMD vfloat square_root(vfloat x) {
 #include "../common/adamw.h"
 
 grpo_status adamw(grpo_context& context, const grpo_adamw_args& args) {
-  if (!(args.step >= 1)) {
-    return context.fail(GRPO_INVALID_ARGUMENT, "adamw: expected a step from 1 on but received %g", args.step);
-  }
+  if (auto status = check_adamw(context, args)) return status;
   const float* norm = static_cast<const float*>(args.norm.data);
   if (norm && !std::isfinite(*norm)) return GRPO_OK;
   const float clip = norm ? clip_factor(*norm, args.max_norm) : 1.0f;

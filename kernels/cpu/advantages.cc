@@ -2,32 +2,12 @@
 
 #include "../common/advantages.h"
 
-// Checks that offsets begin at 0, never fall and end at `total`.
-grpo_status check_offsets(grpo_context& context, const char* what, const grpo_tensor& offsets, int64_t total) {
-  const int32_t* offset = static_cast<const int32_t*>(offsets.data);
-  const int64_t last = offsets.shape[0] - 1;
-  for (int64_t i = 0; i <= last; ++i) {
-    const bool good =
-        offset[i] >= (i == 0 ? 0 : offset[i - 1]) && (i > 0 || offset[0] == 0) && (i < last || offset[i] == total);
-    if (good) continue;
-    return context.fail(GRPO_INVALID_ARGUMENT,
-                        "%s: expected offsets from 0 to %lld that never fall but received %d at %lld", what,
-                        static_cast<long long>(total), offset[i], static_cast<long long>(i));
-  }
-  return GRPO_OK;
-}
-
 grpo_status group_advantages(grpo_context& context, const grpo_group_advantages_args& args) {
   const int64_t count = args.rewards.shape[0], groups = args.group_offsets.shape[0] - 1;
   if (auto status = check_offsets(context, "groupAdvantages: groupOffsets", args.group_offsets, count)) return status;
   const float* rewards = float_data(args.rewards);
   for (int64_t i = 0; i < count; ++i) {
-    if (std::isinf(rewards[i])) {
-      return context.fail(GRPO_INVALID_ARGUMENT,
-                          "groupAdvantages: rewards[%lld]: expected a finite reward, or NaN for one that cannot be "
-                          "scored, but received %g",
-                          static_cast<long long>(i), rewards[i]);
-    }
+    if (std::isinf(rewards[i])) return refuse_reward(context, i, rewards[i]);
   }
   const int32_t* offsets = static_cast<const int32_t*>(args.group_offsets.data);
   const int scale = static_cast<int>(args.scale);

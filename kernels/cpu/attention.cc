@@ -61,10 +61,6 @@ grpo_status attention(grpo_context& context, const grpo_attention_args& args) {
   return GRPO_OK;
 }
 
-struct CacheSegment {
-  int32_t prefix_start, prefix_length, own_start, own_length;
-};
-
 // One head of the rows that a segment names: in their place in the cache when they are whole vectors of floats, else
 // gathered into `buffer`.
 static RowRuns cached_rows(const grpo_tensor& cache, const CacheSegment& segment, int64_t head,
@@ -95,17 +91,8 @@ grpo_status cached_attention(grpo_context& context, const grpo_cached_attention_
   int64_t longest = 0;
   for (int64_t row = 0; row < rows; ++row) {
     const CacheSegment s = segment_of(row);
-    const int64_t length = int64_t{s.prefix_length} + s.own_length;
-    if (s.prefix_start < 0 || s.prefix_length < 0 || s.own_start < 0 || s.own_length < 0 || length == 0 ||
-        int64_t{s.prefix_start} + s.prefix_length > cached || int64_t{s.own_start} + s.own_length > cached ||
-        length > args.max_length) {
-      return context.fail(GRPO_INVALID_ARGUMENT,
-                          "cachedAttention: expected segments[%lld] to name 1 to maxLength %g of %lld cached rows but "
-                          "received (%d,%d,%d,%d)",
-                          static_cast<long long>(row), args.max_length, static_cast<long long>(cached), s.prefix_start,
-                          s.prefix_length, s.own_start, s.own_length);
-    }
-    longest = std::max(longest, length);
+    if (auto status = check_segment(context, s, row, cached, args.max_length)) return status;
+    longest = std::max(longest, int64_t{s.prefix_length} + s.own_length);
   }
 
   const int64_t stride = whole_vectors(longest);

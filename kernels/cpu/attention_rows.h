@@ -169,13 +169,8 @@ struct HeadLayout {
 
 static grpo_status head_layout(grpo_context& context, const char* operation, const grpo_tensor& queries,
                                const grpo_tensor& keys, double head_dim, HeadLayout* layout) {
+  if (auto status = check_heads(context, operation, queries, keys, head_dim)) return status;
   const int64_t d = static_cast<int64_t>(head_dim), q = queries.shape[1], k = keys.shape[1];
-  if (d <= 0 || q % d != 0 || k % d != 0 || (q > 0 && (k == 0 || q % k != 0))) {
-    return context.fail(GRPO_INVALID_ARGUMENT,
-                        "%s: expected %lld query and %lld key columns to be heads of headDim %lld, the first a "
-                        "multiple of the second",
-                        operation, static_cast<long long>(q), static_cast<long long>(k), static_cast<long long>(d));
-  }
   *layout = {d, q / d, k / d, k == 0 ? 1 : q / k, whole_vectors(d)};
   return GRPO_OK;
 }
@@ -197,50 +192,11 @@ static void scatter_head(const grpo_tensor& t, int64_t row, int64_t rows, int64_
   });
 }
 
-// Packed sequences, some of which continue an earlier one: the rows of `parent`, then the sequence's own.
-struct PackedSequences {
-  const int32_t* offsets;
-  const int32_t* parents;  // nullptr: none has one
-  int64_t count;
-  int64_t longest;  // rows of a sequence and its parent
-
-  int64_t start(int64_t b) const { return offsets[b]; }
-  int64_t own_length(int64_t b) const { return offsets[b + 1] - offsets[b]; }
-  int64_t parent(int64_t b) const { return parents ? parents[b] : -1; }
-  int64_t prefix_length(int64_t b) const { return parent(b) < 0 ? 0 : own_length(parent(b)); }
-};
-
-// Sequences must follow each other from row 0 to the last row, a parent before its children and without a parent.
 static grpo_status packed_sequences(grpo_context& context, const char* operation, const grpo_tensor& offsets,
                                     const grpo_tensor& parents, int64_t rows, double max_length,
                                     PackedSequences* sequences) {
-  PackedSequences s = {static_cast<const int32_t*>(offsets.data), static_cast<const int32_t*>(parents.data),
-                       offsets.shape[0] - 1, 0};
-  if (s.count < 0 || s.offsets[0] != 0 || s.offsets[s.count] != rows) {
-    return context.fail(GRPO_INVALID_ARGUMENT, "%s: expected sequenceOffsets from 0 to %lld but received %d to %d",
-                        operation, static_cast<long long>(rows), s.count < 0 ? 0 : s.offsets[0],
-                        s.count < 0 ? 0 : s.offsets[s.count]);
-  }
-  for (int64_t b = 0; b < s.count; ++b) {
-    const int64_t parent = s.parent(b);
-    if (parent < -1 || parent >= b || (parent >= 0 && s.parent(parent) >= 0)) {
-      return context.fail(GRPO_INVALID_ARGUMENT,
-                          "%s: expected parents[%lld] to be -1 or an earlier sequence without a parent but received "
-                          "%lld",
-                          operation, static_cast<long long>(b), static_cast<long long>(parent));
-    }
-    const int64_t length = s.own_length(b) + s.prefix_length(b);
-    if (s.own_length(b) < 0 || length > max_length) {
-      return context.fail(GRPO_INVALID_ARGUMENT,
-                          "%s: expected sequenceOffsets[%lld] from %d on and sequences of at most maxLength %g but "
-                          "received %d, a length of %lld",
-                          operation, static_cast<long long>(b + 1), s.offsets[b], max_length, s.offsets[b + 1],
-                          static_cast<long long>(length));
-    }
-    s.longest = std::max(s.longest, length);
-  }
-  *sequences = s;
-  return GRPO_OK;
+  return check_sequences(context, operation, static_cast<const int32_t*>(offsets.data),
+                         static_cast<const int32_t*>(parents.data), offsets.shape[0] - 1, rows, max_length, sequences);
 }
 
 // Copies one head of a sequence to floats: its parent's rows, then the first `own_rows` of its own.

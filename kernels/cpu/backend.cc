@@ -5,10 +5,10 @@
 #include <cstring>
 #include <exception>
 #include <new>
-#include <sstream>
 #include <string>
 #include <thread>
 
+#include "../common/options.h"
 #include "context.h"
 
 using grpo::Kernels;
@@ -24,15 +24,6 @@ grpo_status grpo_context::fail(grpo_status status, const char* format, ...) {
 }
 
 namespace {
-
-// The value of `key` in "key=value;key=value", or an empty string.
-std::string option(const std::string& options, const std::string& key) {
-  std::istringstream parts(options);
-  for (std::string part; std::getline(parts, part, ';');) {
-    if (part.compare(0, key.size() + 1, key + "=") == 0) return part.substr(key.size() + 1);
-  }
-  return "";
-}
 
 // The best kernels that the processor has, or those asked for by name; nullptr when it has none of that name.
 const Kernels* choose_kernels(const std::string& name) {
@@ -54,7 +45,7 @@ grpo_status create(int, const char* options_text, grpo_context** out, char* mess
     std::snprintf(message, message_size, "%s", text.c_str());
     return GRPO_INVALID_ARGUMENT;
   };
-  const std::string isa = option(options, "isa"), matmul = option(options, "matmul");
+  const std::string isa = grpo_option(options, "isa"), matmul = grpo_option(options, "matmul");
   const Kernels* kernels = choose_kernels(isa);
   if (!kernels) return refuse("this processor has no kernels of the name isa=" + isa);
   if (!matmul.empty() && matmul != "openblas" && matmul != "builtin") {
@@ -64,7 +55,7 @@ grpo_status create(int, const char* options_text, grpo_context** out, char* mess
   if (matmul == "openblas" && !blas) {
     return refuse("no OpenBLAS was found; install libopenblas0 or set GRPO_OPENBLAS_PATH to the library");
   }
-  int threads = std::atoi(option(options, "threads").c_str());
+  int threads = std::atoi(grpo_option(options, "threads").c_str());
   if (threads <= 0) threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   auto* context = new grpo_context(threads, *kernels, blas);
   context->description = "isa=" + std::string(kernels->isa) + "\nthreads=" + std::to_string(threads) +

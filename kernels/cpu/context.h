@@ -46,6 +46,10 @@ struct grpo_context {
   // Scratch space of the operation itself, shared by its workers.
   void* shared_scratch(size_t bytes) { return scratch_.back().reserve(bytes); }
 
+  // What checks.h asks of a context.
+  const int32_t* host_integers(const grpo_tensor& t) const { return static_cast<const int32_t*>(t.data); }
+  bool checks_indices() const { return true; }
+
   // Records a message for grpo_backend::last_error and returns `status`.
   grpo_status fail(grpo_status status, const char* format, ...) __attribute__((format(printf, 3, 4)));
 

@@ -6,19 +6,6 @@
 // that with the head (for the hidden states) and with the hidden states (for the head). Rows without a gradient are
 // left out before the first product.
 
-// How many rows fit into the workspace, `bytes_per_row` each, evenly spread over the fewest chunks; 0 when none does.
-int64_t rows_per_chunk(double workspace_bytes, int64_t bytes_per_row, int64_t rows) {
-  const int64_t most = static_cast<int64_t>(workspace_bytes / static_cast<double>(bytes_per_row));
-  if (most <= 0 || rows <= most) return std::min(most, rows);
-  const int64_t chunks = (rows + most - 1) / most;
-  return (rows + chunks - 1) / chunks;
-}
-
-grpo_status refuse_workspace(grpo_context& context, const char* operation, double workspace_bytes, int64_t least) {
-  return context.fail(GRPO_INVALID_ARGUMENT, "%s: expected workspaceBytes of at least %lld (one row) but received %.0f",
-                      operation, static_cast<long long>(least), workspace_bytes);
-}
-
 grpo_status linear_token_log_probs(grpo_context& context, const grpo_linear_token_log_probs_args& args) {
   const char* const name = "linearTokenLogProbs";
   const int64_t rows = args.hidden.shape[0], width = args.hidden.shape[1], vocab = args.weight.shape[0];

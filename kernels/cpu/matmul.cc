@@ -53,17 +53,10 @@ void gemm(grpo_context& context, bool transpose_a, bool transpose_b, int64_t m, 
 }
 
 grpo_status matmul(grpo_context& context, const grpo_matmul_args& args) {
+  if (auto status = check_matmul(context, args)) return status;
   const bool transpose_a = args.transpose_a != 0, transpose_b = args.transpose_b != 0;
   const int64_t m = args.out.shape[0], n = args.out.shape[1];
   const int64_t k = args.a.shape[transpose_a ? 0 : 1];
-  const int64_t a_rows = args.a.shape[transpose_a ? 1 : 0], b_rows = args.b.shape[transpose_b ? 1 : 0];
-  const int64_t b_columns = args.b.shape[transpose_b ? 0 : 1];
-  if (a_rows != m || b_rows != k || b_columns != n) {
-    return context.fail(GRPO_INVALID_ARGUMENT,
-                        "matmul: expected op(a) [%lld,k], op(b) [k,%lld] but received [%lld,%lld], [%lld,%lld]",
-                        static_cast<long long>(m), static_cast<long long>(n), static_cast<long long>(a_rows),
-                        static_cast<long long>(k), static_cast<long long>(b_rows), static_cast<long long>(b_columns));
-  }
   product(context, {transpose_a, transpose_b, m, n, k, operand(args.a), operand(args.b)},
           {args.out.data, args.out.row_stride, args.out.dtype, operand(args.bias), args.accumulate != 0});
   return GRPO_OK;

@@ -38,10 +38,8 @@ grpo_status fill(grpo_context& context, const grpo_fill_args& args) {
 grpo_status copy(grpo_context& context, const grpo_copy_args& args) {
   const grpo_tensor &in = args.in, &out = args.out;
   const int64_t columns = column_count(out);
+  if (auto status = check_copy(context, args)) return status;
   const bool same = in.dtype == out.dtype;
-  if (!same && (in.dtype == GRPO_I32 || out.dtype == GRPO_I32)) {
-    return context.fail(GRPO_UNSUPPORTED, "copy: no conversion between i32 and float tensors");
-  }
   parallel_for(context, row_count(out), row_grain(columns), [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row) {
       if (same) {
@@ -57,22 +55,8 @@ grpo_status copy(grpo_context& context, const grpo_copy_args& args) {
   return GRPO_OK;
 }
 
-// Checks indices of rows against the number of rows that they point into.
-grpo_status check_indices(grpo_context& context, const char* what, const grpo_tensor& indices, int64_t limit) {
-  const int32_t* index = static_cast<const int32_t*>(indices.data);
-  for (int64_t i = 0; i < indices.shape[0]; ++i) {
-    if (index[i] < 0 || index[i] >= limit) {
-      return context.fail(GRPO_INVALID_ARGUMENT, "%s[%lld]: expected an index from 0 to %lld but received %d", what,
-                          static_cast<long long>(i), static_cast<long long>(limit - 1), index[i]);
-    }
-  }
-  return GRPO_OK;
-}
-
 grpo_status gather_rows(grpo_context& context, const grpo_gather_rows_args& args) {
-  if (args.in.dtype != args.out.dtype)
-    return context.fail(GRPO_INVALID_ARGUMENT, "gatherRows: in and out differ in dtype");
-  if (auto status = check_indices(context, "gatherRows: indices", args.indices, args.in.shape[0])) return status;
+  if (auto status = check_gather_rows(context, args)) return status;
   const int32_t* index = static_cast<const int32_t*>(args.indices.data);
   const size_t bytes = args.out.shape[1] * element_bytes(args.out);
   parallel_for(context, args.out.shape[0], row_grain(args.out.shape[1]), [&](int64_t begin, int64_t end, int) {
@@ -82,9 +66,7 @@ grpo_status gather_rows(grpo_context& context, const grpo_gather_rows_args& args
 }
 
 grpo_status scatter_rows(grpo_context& context, const grpo_scatter_rows_args& args) {
-  if (args.in.dtype != args.out.dtype)
-    return context.fail(GRPO_INVALID_ARGUMENT, "scatterRows: in and out differ in dtype");
-  if (auto status = check_indices(context, "scatterRows: indices", args.indices, args.out.shape[0])) return status;
+  if (auto status = check_scatter_rows(context, args)) return status;
   const int32_t* index = static_cast<const int32_t*>(args.indices.data);
   const size_t bytes = args.in.shape[1] * element_bytes(args.in);
   parallel_for(context, args.in.shape[0], row_grain(args.in.shape[1]), [&](int64_t begin, int64_t end, int) {

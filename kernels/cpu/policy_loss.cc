@@ -64,33 +64,8 @@ PolicyOptions policy_options(const grpo_policy_loss_args& args) {
   return o;
 }
 
-grpo_status check_policy_loss(grpo_context& context, const grpo_policy_loss_args& args) {
-  const int64_t tokens = args.log_probs.shape[0], sequences = args.sequence_offsets.shape[0] - 1;
-  const auto refuse = [&](const char* text) { return context.fail(GRPO_INVALID_ARGUMENT, "policyLoss: %s", text); };
-  if (auto status = check_offsets(context, "policyLoss: sequenceOffsets", args.sequence_offsets, tokens)) return status;
-  if (args.advantages.shape[0] != sequences && args.advantages.shape[0] != tokens)
-    return refuse("expected an advantage a sequence or a token");
-  if (args.statistics.shape[0] != kStatisticCount) return refuse("statistics has the wrong length");
-  const auto is_choice = [](double x, int most) { return x >= 0.0 && x <= most; };
-  if (!is_choice(args.loss_type, GRPO_LOSS_VESPO)) return refuse("unknown lossType");
-  if (!is_choice(args.kl_estimator, GRPO_KL_K3)) return refuse("unknown klEstimator");
-  if (!is_choice(args.rollout_correction, GRPO_CORRECTION_SEQUENCE_MASK)) return refuse("unknown rolloutCorrection");
-  const int loss_type = static_cast<int>(args.loss_type), correction = static_cast<int>(args.rollout_correction);
-  if (args.beta != 0.0 && !args.ref_log_probs.data) return refuse("beta needs refLogProbs");
-  if (correction != GRPO_CORRECTION_NONE && !args.rollout_log_probs.data)
-    return refuse("rolloutCorrection needs rolloutLogProbs");
-  if (args.entropy_coefficient != 0.0 && !(args.entropy.data && args.grad_entropy.data))
-    return refuse("entropyCoefficient needs entropy and gradEntropy");
-  if (args.top_entropy_quantile < 1.0 && !args.entropy.data) return refuse("topEntropyQuantile needs entropy");
-  if (loss_type == GRPO_LOSS_DR_GRPO && !(args.max_completion_length > 0.0))
-    return refuse("dr_grpo needs maxCompletionLength");
-  if (loss_type == GRPO_LOSS_VESPO && correction > GRPO_CORRECTION_TOKEN_MASK)
-    return refuse("vespo takes a rolloutCorrection of tokens only");
-  return GRPO_OK;
-}
-
 grpo_status policy_loss(grpo_context& context, const grpo_policy_loss_args& args) {
-  if (auto status = check_policy_loss(context, args)) return status;
+  if (auto status = check_policy_loss(context, args, kStatisticCount)) return status;
   const int64_t tokens = args.log_probs.shape[0], sequences = args.sequence_offsets.shape[0] - 1;
   const int32_t* offsets = static_cast<const int32_t*>(args.sequence_offsets.data);
   const int32_t* mask = static_cast<const int32_t*>(args.mask.data);

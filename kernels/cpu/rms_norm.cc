@@ -1,14 +1,5 @@
 // rms_norm, rms_norm_backward. Compiled once an instruction set (isa/kernels.inc).
 
-// The length D of a group, or 0 with an error recorded when the rows cannot be cut into whole groups of weights.
-static int64_t norm_group(grpo_context& context, const char* operation, const grpo_tensor& weight, int64_t columns) {
-  const int64_t group = weight.shape[0];
-  if (group > 0 && columns % group == 0) return group;
-  context.fail(GRPO_INVALID_ARGUMENT, "%s: expected rows of a multiple of %lld weights but received %lld columns",
-               operation, static_cast<long long>(group), static_cast<long long>(columns));
-  return 0;
-}
-
 static float sum_of_products(const float* a, const float* b, int64_t n) {
   vfloat sum = {};
   for (int64_t i = 0; i < n; i += kWidth) sum = vfma(vload_some(a + i, n - i), vload_some(b + i, n - i), sum);
@@ -17,8 +8,8 @@ static float sum_of_products(const float* a, const float* b, int64_t n) {
 
 grpo_status rms_norm(grpo_context& context, const grpo_rms_norm_args& args) {
   const int64_t rows = args.in.shape[0], columns = args.in.shape[1];
-  const int64_t group = norm_group(context, "rmsNorm", args.weight, columns);
-  if (group == 0) return GRPO_INVALID_ARGUMENT;
+  if (auto status = check_norm(context, "rmsNorm", args.weight, columns)) return status;
+  const int64_t group = args.weight.shape[0];
   const float epsilon = static_cast<float>(args.epsilon);
   float* inverse_rms = static_cast<float*>(args.inverse_rms.data);
   parallel_for(context, rows, row_grain(columns), [&](int64_t begin, int64_t end, int worker) {
@@ -46,8 +37,8 @@ grpo_status rms_norm(grpo_context& context, const grpo_rms_norm_args& args) {
 // The sums of grad_weight are taken over chunks of rows, then over the chunks, both in order.
 grpo_status rms_norm_backward(grpo_context& context, const grpo_rms_norm_backward_args& args) {
   const int64_t rows = args.in.shape[0], columns = args.in.shape[1];
-  const int64_t group = norm_group(context, "rmsNormBackward", args.weight, columns);
-  if (group == 0) return GRPO_INVALID_ARGUMENT;
+  if (auto status = check_norm(context, "rmsNormBackward", args.weight, columns)) return status;
+  const int64_t group = args.weight.shape[0];
   const float* inverse_rms = static_cast<const float*>(args.inverse_rms.data);
   float* grad_weight = static_cast<float*>(args.grad_weight.data);
   const bool accumulate = args.accumulate != 0;

@@ -41,15 +41,9 @@ static void rotation(int32_t position, const float* inverse_frequencies, int64_t
 }
 
 grpo_status rope(grpo_context& context, const grpo_rope_args& args) {
+  if (auto status = check_rope(context, args)) return status;
   const int64_t rows = args.in.shape[0], columns = args.in.shape[1];
   const int64_t head_dim = static_cast<int64_t>(args.head_dim), half = args.inverse_frequencies.shape[0];
-  if (head_dim <= 0 || half * 2 != head_dim || columns % head_dim != 0) {
-    return context.fail(GRPO_INVALID_ARGUMENT,
-                        "rope: expected %lld columns to be whole heads of headDim %lld, with half as many frequencies "
-                        "but received %lld",
-                        static_cast<long long>(columns), static_cast<long long>(head_dim),
-                        static_cast<long long>(half));
-  }
   const int32_t* positions = static_cast<const int32_t*>(args.positions.data);
   const float* frequencies = static_cast<const float*>(args.inverse_frequencies.data);
   const bool backward = args.backward != 0;

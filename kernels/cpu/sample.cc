@@ -138,19 +138,7 @@ static void sample_weights(const T* row, int64_t n, float max, float inverse_tem
 
 grpo_status sample(grpo_context& context, const grpo_sample_args& args) {
   const int64_t rows = args.logits.shape[0], n = args.logits.shape[1];
-  const auto refuse = [&](const char* name, const char* expected, double got) {
-    return context.fail(GRPO_INVALID_ARGUMENT, "sample: expected %s for %s but received %g", expected, name, got);
-  };
-  if (!(args.temperature >= 0.0) || std::isinf(args.temperature)) {
-    return refuse("temperature", "a number from 0 on", args.temperature);
-  }
-  if (!(args.top_k >= 0.0) || args.top_k != std::floor(args.top_k)) {
-    return refuse("topK", "a whole number from 0 on", args.top_k);
-  }
-  if (!(args.top_p >= 0.0 && args.top_p <= 1.0)) return refuse("topP", "a number from 0 to 1", args.top_p);
-  if (!(args.min_p >= 0.0 && args.min_p <= 1.0)) return refuse("minP", "a number from 0 to 1", args.min_p);
-  if (rows > 0 && n == 0) return refuse("logits", "at least one token a row", 0.0);
-
+  if (auto status = check_sample(context, args)) return status;
   const bool greedy = args.temperature == 0.0;
   const RowTransform transform = {greedy ? 1.0f : static_cast<float>(1.0 / args.temperature), 0.0f};
   const SampleFilters filters = {args.top_k < static_cast<double>(n) ? static_cast<int64_t>(args.top_k) : 0, args.top_p,

@@ -66,53 +66,8 @@ SIMD float reduce_max(vfloat x) {
 
 // ---- storage types --------------------------------------------------------------------------------------------------
 
-// float as it is; bf16 and f16 as their bits under a type of their own, so that templates can tell them apart.
-struct bf16 {
-  uint16_t bits;
-};
-struct f16 {
-  uint16_t bits;
-};
-
-SIMD float to_float(float x) { return x; }
-SIMD float to_float(bf16 x) {
-  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
-  return __builtin_bit_cast(float, bits);
-}
-SIMD float to_float(f16 x) {
-  const uint32_t sign = (x.bits & 0x8000u) << 16, magnitude = x.bits & 0x7fffu;
-  if (magnitude >= 0x7c00u) return __builtin_bit_cast(float, sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
-  // Shifting the bits into a float's place leaves the exponent 112 too small; the product mends it, subnormals
-  // included.
-  const float scaled = __builtin_bit_cast(float, magnitude << 13) * 0x1p112f;
-  return __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, scaled) | sign);
-}
-
-template <class T>
-static inline T from_float(float x);
-template <>
-inline float from_float<float>(float x) {
-  return x;
-}
-template <>
-inline bf16 from_float<bf16>(float x) {
-  const uint32_t bits = __builtin_bit_cast(uint32_t, x);
-  if (x != x) return {static_cast<uint16_t>(bits >> 16 | 0x40u)};
-  return {static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
-}
-template <>
-inline f16 from_float<f16>(float x) {
-  const uint32_t bits = __builtin_bit_cast(uint32_t, x), sign = bits >> 16 & 0x8000u;
-  const uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return {0x7e00u};
-  if (magnitude >= 0x477ff000u) return {static_cast<uint16_t>(sign | 0x7c00u)};
-  if (magnitude < 0x38800000u) {  // subnormal: adding 0.5 lets the float adder round at the right bit
-    const float shifted = __builtin_bit_cast(float, magnitude) + 0.5f;
-    return {static_cast<uint16_t>(sign | (__builtin_bit_cast(uint32_t, shifted) - 0x3f000000u))};
-  }
-  const uint32_t rounded = magnitude + 0xfffu + (magnitude >> 13 & 1u);
-  return {static_cast<uint16_t>(sign | (rounded - 0x38000000u) >> 13)};
-}
+#include "../common/checks.h"
+#include "../common/storage_types.h"
 
 SIMD vfloat vload(const float* p) { return *reinterpret_cast<const vfloat_u*>(p); }
 SIMD vfloat vload(const bf16* p) {

@@ -74,19 +74,6 @@ void log_prob_rows(grpo_context& context, const T* logits, int64_t stride, int64
     for_row_statistics<false>(context, logits, stride, rows, columns, transform, use);
 }
 
-grpo_status check_transform(grpo_context& context, const char* operation, double temperature, double softcap) {
-  if (!(temperature > 0.0 && std::isfinite(static_cast<float>(1.0 / temperature)) &&
-        static_cast<float>(1.0 / temperature) > 0.0f)) {
-    return context.fail(GRPO_INVALID_ARGUMENT, "%s: expected a temperature above 0 but received %g", operation,
-                        temperature);
-  }
-  if (!(softcap >= 0.0 && std::isfinite(static_cast<float>(softcap)))) {
-    return context.fail(GRPO_INVALID_ARGUMENT, "%s: expected a softcap of 0 or more but received %g", operation,
-                        softcap);
-  }
-  return GRPO_OK;
-}
-
 RowTransform row_transform(double temperature, double softcap) {
   return {static_cast<float>(1.0 / temperature), static_cast<float>(softcap)};
 }
@@ -227,41 +214,18 @@ void gradient_rows(grpo_context& context, const T* logits, int64_t stride, U* ou
   }
 }
 
-grpo_status check_gradient(grpo_context& context, const char* operation, const grpo_tensor& entropy,
-                           const grpo_tensor& grad_entropy, bool whole_vocabulary) {
-  if (grad_entropy.data && !entropy.data && !whole_vocabulary) {
-    return context.fail(GRPO_INVALID_ARGUMENT, "%s: expected the entropy of the rows beside gradEntropy", operation);
-  }
-  return GRPO_OK;
-}
-
 grpo_status token_log_probs_backward(grpo_context& context, const grpo_token_log_probs_backward_args& args) {
-  const char* const name = "tokenLogProbsBackward";
+  VocabularySlice slice;
+  if (auto status = check_token_log_probs_backward(context, args, &slice)) return status;
   const int64_t rows = args.logits.shape[0], columns = args.logits.shape[1];
-  const int64_t start = static_cast<int64_t>(args.vocab_start);
-  const int64_t vocab = args.vocab_size > 0 ? static_cast<int64_t>(args.vocab_size) : columns;
-  const bool whole = start == 0 && vocab == columns;
-  if (start < 0 || start + columns > vocab) {
-    return context.fail(GRPO_INVALID_ARGUMENT, "%s: expected a slice inside %lld entries but received %lld from %lld",
-                        name, static_cast<long long>(vocab), static_cast<long long>(columns),
-                        static_cast<long long>(start));
-  }
-  if (auto status = check_transform(context, name, args.temperature, args.softcap)) return status;
-  if (auto status = check_indices(context, "tokenLogProbsBackward: targets", args.targets, vocab)) return status;
-  if (auto status = check_gradient(context, name, args.entropy, args.grad_entropy, whole)) return status;
-  const bool same_data = args.grad_logits.data == args.logits.data;
-  if (same_data &&
-      (args.grad_logits.dtype != args.logits.dtype || args.grad_logits.row_stride != args.logits.row_stride)) {
-    return context.fail(GRPO_INVALID_ARGUMENT, "%s: in place, gradLogits must have the dtype and rows of logits", name);
-  }
   const GradientInputs inputs = {static_cast<int32_t*>(args.targets.data),
                                  float_data(args.log_sum_exp),
                                  float_data(args.entropy),
                                  float_data(args.grad_log_probs),
                                  float_data(args.grad_entropy),
                                  row_transform(args.temperature, args.softcap),
-                                 start,
-                                 whole};
+                                 slice.start,
+                                 slice.whole};
   with_float_type(args.logits, [&](const auto* logits) {
     with_float_type(args.grad_logits, [&](auto* out) {
       gradient_rows(context, logits, args.logits.row_stride, out, args.grad_logits.row_stride, rows, columns, inputs);

@@ -12,15 +12,11 @@ struct PartialRow {
 
 grpo_status token_log_probs_partial(grpo_context& context, const grpo_token_log_probs_partial_args& args) {
   const int64_t rows = args.logits.shape[0], columns = args.logits.shape[1];
-  const int64_t start = static_cast<int64_t>(args.vocab_start);
-  const int64_t vocab = args.vocab_size > 0 ? static_cast<int64_t>(args.vocab_size) : columns;
-  if (start < 0 || start + columns > vocab) {
-    return context.fail(GRPO_INVALID_ARGUMENT,
-                        "tokenLogProbsPartial: expected a slice inside %lld entries but received %lld from %lld",
-                        static_cast<long long>(vocab), static_cast<long long>(columns), static_cast<long long>(start));
-  }
+  VocabularySlice slice;
+  if (auto status = check_slice(context, "tokenLogProbsPartial", args.vocab_start, args.vocab_size, columns, &slice))
+    return status;
   if (auto status = check_transform(context, "tokenLogProbsPartial", args.temperature, args.softcap)) return status;
-  if (auto status = check_indices(context, "tokenLogProbsPartial: targets", args.targets, vocab)) return status;
+  if (auto status = check_indices(context, "tokenLogProbsPartial: targets", args.targets, slice.vocab)) return status;
   const RowTransform transform = row_transform(args.temperature, args.softcap);
   const int32_t* targets = static_cast<int32_t*>(args.targets.data);
   auto* out = static_cast<PartialRow*>(args.partial.data);
@@ -28,7 +24,7 @@ grpo_status token_log_probs_partial(grpo_context& context, const grpo_token_log_
     const int64_t stride = args.logits.row_stride;
     for_row_statistics<true>(
         context, logits, stride, rows, columns, transform, [&](int64_t row, const RowStatistics& statistics) {
-          const int64_t target = targets[row] - start;
+          const int64_t target = targets[row] - slice.start;
           const bool here = target >= 0 && target < columns;
           out[row] = {
               statistics.max * transform.inverse_temperature, static_cast<float>(statistics.sum),
