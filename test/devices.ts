@@ -1,3 +1,6 @@
+import { existsSync } from 'node:fs';
+import process from 'node:process';
+import { fileURLToPath } from 'node:url';
 import { loadDawn } from '../src/backend/dawn.js';
 import { openDevice } from '../src/backend/open-device.js';
 import { openWebGpuDevice } from '../src/backend/webgpu/open.js';
@@ -25,7 +28,27 @@ export async function testDevices(): Promise<TestDevice[]> {
   // batch, as the one built in for the CPU.
   const open = async () => openWebGpuDevice({ gpu: await loadDawn(), software: true, limits: 'minimum' });
   if (await canOpen(open)) found.push({ name: 'webgpu builtin', open });
+  // The kernels of CUDA, built for the processor; so is their matrix product.
+  if (existsSync(cudaOnCpu.library)) found.push({ name: 'cuda-on-cpu builtin', open: openCudaOnCpu });
   return found;
+}
+
+const built = fileURLToPath(new URL('../build-cuda-on-cpu/', import.meta.url));
+const cudaOnCpu = { library: `${built}libgrpo_cuda.so`, cublas: `${built}libcublas.so` };
+
+/** A device of the library that test/cuda-on-cpu stands in for CUDA in. */
+export async function openCudaOnCpu(): Promise<Device> {
+  const names = { GRPO_CUDA_LIBRARY: cudaOnCpu.library, GRPO_CUBLAS_LIBRARY: cudaOnCpu.cublas };
+  const before = Object.fromEntries(Object.keys(names).map((name) => [name, process.env[name]]));
+  Object.assign(process.env, names);
+  try {
+    return await openDevice('cuda');
+  } finally {
+    for (const [name, value] of Object.entries(before)) {
+      if (value === undefined) delete process.env[name];
+      else process.env[name] = value;
+    }
+  }
 }
 
 async function canOpen(open: () => Promise<Device>): Promise<boolean> {

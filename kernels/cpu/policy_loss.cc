@@ -15,15 +15,6 @@ int64_t count_active(const int32_t* mask, int64_t begin, int64_t end) {
   return count;
 }
 
-bool is_minimum(int statistic) { return statistic == kRatioMin || statistic == kLowClippedMin; }
-
-SequenceResult empty_result() {
-  SequenceResult result = {};
-  for (int k = kSumCount; k < kStatisticCount; ++k)
-    result.extremes[k - kSumCount] = is_minimum(k) ? __builtin_inff() : -__builtin_inff();
-  return result;
-}
-
 void add_result(SequenceResult& total, const SequenceResult& part) {
   total.loss += part.loss;
   total.acted_entropy += part.acted_entropy;
@@ -32,36 +23,6 @@ void add_result(SequenceResult& total, const SequenceResult& part) {
     float& x = total.extremes[k];
     x = is_minimum(kSumCount + k) ? std::min(x, part.extremes[k]) : std::max(x, part.extremes[k]);
   }
-}
-
-PolicyOptions policy_options(const grpo_policy_loss_args& args) {
-  const auto number = [](double x) { return static_cast<float>(x); };
-  PolicyOptions o = {};
-  o.loss_type = static_cast<int>(args.loss_type);
-  o.sequence_level = args.sequence_level != 0.0;
-  const bool bounded = o.loss_type <= GRPO_LOSS_LUSPO;
-  o.low = bounded ? number(1.0 - args.epsilon) : -1.0f;
-  o.high = bounded                          ? number(1.0 + args.epsilon_high)
-           : o.loss_type == GRPO_LOSS_CISPO ? number(args.epsilon_high)
-                                            : __builtin_inff();
-  o.delta = number(args.delta);
-  o.beta = number(args.beta);
-  o.kl_estimator = static_cast<int>(args.kl_estimator);
-  o.bias_corrected_kl = args.bias_corrected_kl != 0.0;
-  o.off_policy_mask = std::isfinite(args.off_policy_mask_threshold);
-  o.off_policy_threshold = args.off_policy_mask_threshold;
-  o.high_entropy_mask = args.top_entropy_quantile < 1.0;
-  o.sapo_positive = number(args.sapo_temperature_positive);
-  o.sapo_negative = number(args.sapo_temperature_negative);
-  o.vespo_k_positive = args.vespo_k_positive;
-  o.vespo_lambda_positive = args.vespo_lambda_positive;
-  o.vespo_k_negative = args.vespo_k_negative;
-  o.vespo_lambda_negative = args.vespo_lambda_negative;
-  o.correction = static_cast<int>(args.rollout_correction);
-  o.correction_min = number(args.rollout_min);
-  o.correction_cap = number(args.rollout_cap);
-  o.correction_geometric = args.rollout_geometric != 0.0;
-  return o;
 }
 
 grpo_status policy_loss(grpo_context& context, const grpo_policy_loss_args& args) {

@@ -4,7 +4,7 @@
 
 SIMD vfloat hd_exp(vfloat x) { return vexp(x); }
 
-#include "../common/policy_loss.h"
+#include "../common/policy_terms.h"
 
 constexpr int kTokenBlock = 256;
 
@@ -24,50 +24,6 @@ struct PolicyTokens {
     return {move(log_probs), move(old_log_probs), move(ref_log_probs),  move(rollout_log_probs),
             move(entropy),   move(advantages),    move(grad_log_probs), move(grad_entropy)};
   }
-};
-
-struct PolicyOptions {
-  int loss_type;
-  bool sequence_level;
-  float low, high;  // bounds of the ratio; CISPO's cap is `high`
-  float delta;
-  float beta;
-  int kl_estimator;
-  bool bias_corrected_kl;
-  bool off_policy_mask;
-  double off_policy_threshold;
-  bool high_entropy_mask;
-  float entropy_threshold;
-  float grad_entropy;  // of a token that the bonus acts on
-  float sapo_positive, sapo_negative;
-  double vespo_k_positive, vespo_lambda_positive, vespo_k_negative, vespo_lambda_negative;
-  int correction;
-  float correction_min, correction_cap;
-  bool correction_geometric;
-
-  bool correction_of_sequences() const {
-    return correction == GRPO_CORRECTION_SEQUENCE_TRUNCATE || correction == GRPO_CORRECTION_SEQUENCE_MASK;
-  }
-  bool needs_sequence_statistics() const {
-    return sequence_level || off_policy_mask || correction_of_sequences() || loss_type == GRPO_LOSS_VESPO;
-  }
-};
-
-// What all tokens of a sequence share.
-struct SequenceTerms {
-  float advantage;
-  float ratio;
-  float correction;
-  float phi_positive, phi_negative;
-  bool near_policy;  // the off-policy mask keeps it whatever its advantage
-  float scale;
-};
-
-struct SequenceResult {
-  double loss;
-  double acted_entropy;  // of the tokens that the bonus acts on
-  double sums[kSumCount];
-  float extremes[kStatisticCount - kSumCount];
 };
 
 SIMD vfloat load_tokens(const float* p, int n) { return n >= kWidth ? vload(p) : vload_part(p, n); }
@@ -126,15 +82,6 @@ void for_active_blocks(const PolicyTokens& tokens, const int32_t* mask, int64_t 
   }
 }
 
-// Sums over a sequence that its tokens' losses depend on.
-struct SequenceSums {
-  double log_ratio;           // lp - old
-  double clamped_log_ratio;   // each token's within +-20 (VESPO)
-  double log_weight;          // of the token's rollout correction, clamped (VESPO)
-  double divergence;          // rollout (else old) - lp
-  double rollout_difference;  // old - rollout
-};
-
 SequenceSums sum_sequence(const PolicyTokens& all, const int32_t* mask, int64_t begin, int64_t end,
                           const PolicyOptions& options) {
   SequenceSums total = {};
@@ -169,42 +116,6 @@ SequenceSums sum_sequence(const PolicyTokens& all, const int32_t* mask, int64_t 
     total.rollout_difference += reduce_add(difference);
   });
   return total;
-}
-
-SequenceTerms sequence_terms(const SequenceSums& sums, double tokens, float advantage, double scale,
-                             const PolicyOptions& options) {
-  const double count = std::max(tokens, 1.0);
-  SequenceTerms terms = {advantage, 1.0f, 1.0f, 1.0f, 1.0f, true, static_cast<float>(scale)};
-  if (options.sequence_level) terms.ratio = ratio_of(static_cast<float>(sums.log_ratio / count));
-  if (options.correction_of_sequences()) {
-    const double x = options.correction_geometric ? sums.rollout_difference / count : sums.rollout_difference;
-    terms.correction =
-        correction_weight(static_cast<float>(x), options.correction, options.correction_min, options.correction_cap);
-  }
-  if (options.loss_type == GRPO_LOSS_VESPO) {
-    const double log_weight = sums.clamped_log_ratio + sums.log_weight;
-    terms.phi_positive =
-        static_cast<float>(vespo_phi(log_weight, options.vespo_k_positive, options.vespo_lambda_positive));
-    terms.phi_negative =
-        static_cast<float>(vespo_phi(log_weight, options.vespo_k_negative, options.vespo_lambda_negative));
-  }
-  if (options.off_policy_mask) terms.near_policy = sums.divergence / count <= options.off_policy_threshold;
-  return terms;
-}
-
-template <class F>
-SIMD Objective<F> objective_of(const PolicyOptions& options, const SequenceTerms& terms, F ratio, F advantage,
-                               F log_prob) {
-  switch (options.loss_type) {
-    case GRPO_LOSS_CISPO:
-      return cispo_objective(ratio, advantage, log_prob, options.high);
-    case GRPO_LOSS_SAPO:
-      return sapo_objective(ratio, advantage, options.sapo_positive, options.sapo_negative);
-    case GRPO_LOSS_VESPO:
-      return vespo_objective(advantage, log_prob, terms.phi_positive, terms.phi_negative);
-    default:
-      return clipped_objective(ratio, advantage, options.low, options.high, options.delta);
-  }
 }
 
 // Loss, gradients and statistics of a block of active tokens. Returns the sum of the derivatives through the ratio when

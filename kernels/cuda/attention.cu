@@ -1,0 +1,131 @@
+// attention, cached_attention: online softmax over the rows that a query sees.
+
+#include "attention_rows.h"
+
+namespace grpo_cuda {
+
+namespace {
+
+struct AttentionKernel {
+  FloatRows queries, keys, values, out;
+  float* log_sum_exp;  // [N,A] or null
+  int64_t log_sum_exp_stride, rows;
+  Heads heads;
+  float scale;
+};
+
+struct PackedRows {
+  DeviceSequences sequences;
+  __device__ __forceinline__ RowRuns operator()(int64_t row) const { return sequences.seen_by(row); }
+};
+struct CachedRows {
+  const int32_t* segments;
+  int64_t stride;
+  __device__ __forceinline__ RowRuns operator()(int64_t row) const {
+    const int32_t* s = segments + row * stride;
+    return {s[0], s[1], s[2], s[3]};
+  }
+};
+
+template <int kElements, int N, class Seen>
+__global__ void __launch_bounds__(kWarp* kAttentionWarps) attention_kernel(AttentionKernel a, Seen seen) {
+  const int64_t width = a.heads.width, index = int64_t{blockIdx.x} * kAttentionWarps + threadIdx.y;
+  if (index >= a.rows * a.heads.query_heads) return;
+  const int64_t row = index / a.heads.query_heads, head = index % a.heads.query_heads;
+  const int64_t column = head * width, key_column = head / a.heads.group * width;
+  float* query = dynamic_shared<float>() + threadIdx.y * width;
+  load_head(query, a.queries, row, column, width);
+  __syncwarp();
+
+  const RowRuns runs = seen(row);
+  const int64_t length = runs.length();
+  float max = -INFINITY, sum = 0.0f, out[kElements] = {};
+  for (int64_t first = 0; first < length; first += kWarp) {
+    const int count = static_cast<int>(min(int64_t{kWarp}, length - first));
+    const bool valid = threadIdx.x < static_cast<unsigned>(count);
+    const int64_t key = runs.row(valid ? first + threadIdx.x : first);
+    const float score = valid ? dot<N>(query, a.keys, key, key_column, width) * a.scale : -INFINITY;
+    const float most = warp_reduce(score, Max{}), next = most > max ? most : max;
+    const float shift = next == -INFINITY ? 0.0f : next;
+    const float kept = expf(max - shift), weight = valid ? expf(score - shift) : 0.0f;
+    sum = sum * kept + warp_reduce(weight, Sum{});
+#pragma unroll
+    for (int j = 0; j < kElements; ++j) out[j] *= kept;
+    add_weighted(out, weight, key, count, a.values, key_column, width);
+    max = next;
+  }
+#pragma unroll
+  for (int j = 0; j < kElements; ++j) {
+    const int64_t i = threadIdx.x + kWarp * j;
+    if (i < width) a.out.store(row, column + i, out[j] / sum);
+  }
+  if (a.log_sum_exp && threadIdx.x == 0) a.log_sum_exp[row * a.log_sum_exp_stride + head] = max + logf(sum);
+}
+
+template <class Seen>
+grpo_status run_attention(grpo_context& context, const AttentionKernel& a, const Seen& seen, bool by_four) {
+  if (a.rows == 0 || a.heads.query_heads == 0) return GRPO_OK;
+  const Launch how = attention_launch(a.rows * a.heads.query_heads, a.heads, 1);
+  return with_head_elements(a.heads.width, [&](auto elements) {
+    return by_four ? launch(context, attention_kernel<elements(), 4, Seen>, how, a, seen)
+                   : launch(context, attention_kernel<elements(), 1, Seen>, how, a, seen);
+  });
+}
+
+}  // namespace
+
+grpo_status attention(grpo_context& context, const grpo_attention_args& args) {
+  if (auto status = check_heads(context, "attention", args.queries, args.keys, args.head_dim)) return status;
+  if (auto status = check_head_width(context, "attention", args.head_dim)) return status;
+  const int64_t rows = args.queries.shape[0];
+  if (auto status = check_packed(context, "attention", args.sequence_offsets, args.parents, rows, args.max_length))
+    return status;
+  const Heads heads = heads_of(args.queries, args.keys, args.head_dim);
+  const AttentionKernel a = {float_rows(args.queries),
+                             float_rows(args.keys),
+                             float_rows(args.values),
+                             float_rows(args.out),
+                             float_data(args.log_sum_exp),
+                             args.log_sum_exp.row_stride,
+                             rows,
+                             heads,
+                             static_cast<float>(args.scale)};
+  const PackedRows seen = {
+      {int_data(args.sequence_offsets), int_data(args.parents), args.sequence_offsets.shape[0] - 1}};
+  return run_attention(context, a, seen, heads_by_four(heads, {&args.keys}));
+}
+
+grpo_status cached_attention(grpo_context& context, const grpo_cached_attention_args& args) {
+  const char* const name = "cachedAttention";
+  if (auto status = check_heads(context, name, args.queries, args.key_cache, args.head_dim)) return status;
+  if (auto status = check_head_width(context, name, args.head_dim)) return status;
+  const int64_t rows = args.queries.shape[0], stride = args.segments.row_stride;
+  if (rows > 0) {
+    grpo_tensor whole = args.segments;
+    whole.shape[1] = stride;
+    // The last row may end before its stride does.
+    whole.rank = 1;
+    whole.shape[0] = (rows - 1) * stride + 4;
+    const int32_t* segments = context.host_integers(whole);
+    if (!segments) return context.status();
+    for (int64_t row = 0; row < rows; ++row) {
+      const int32_t* s = segments + row * stride;
+      const CacheSegment segment = {s[0], s[1], s[2], s[3]};
+      if (auto status = check_segment(context, segment, row, args.key_cache.shape[0], args.max_length)) return status;
+    }
+  }
+  const Heads heads = heads_of(args.queries, args.key_cache, args.head_dim);
+  const AttentionKernel a = {float_rows(args.queries),
+                             float_rows(args.key_cache),
+                             float_rows(args.value_cache),
+                             float_rows(args.out),
+                             nullptr,
+                             0,
+                             rows,
+                             heads,
+                             static_cast<float>(args.scale)};
+  return run_attention(context, a, CachedRows{int_data(args.segments), stride},
+                       heads_by_four(heads, {&args.key_cache}));
+}
+
+}  // namespace grpo_cuda

@@ -1,0 +1,80 @@
+// CUDA's table of functions.
+
+#include <cstdio>
+#include <exception>
+
+#include "operations.h"
+
+namespace {
+
+int device_count() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  cudaGetLastError();
+  return 0;
+}
+
+grpo_status create(int ordinal, const char* options, grpo_context** out, char* message, size_t message_size) try {
+  *out = new grpo_context(ordinal, options ? options : "");
+  return GRPO_OK;
+} catch (const std::exception& error) {
+  std::snprintf(message, message_size, "%s", error.what());
+  return GRPO_INVALID_ARGUMENT;
+}
+
+void destroy(grpo_context* context) { delete context; }
+const char* describe(grpo_context* context) { return context->description.c_str(); }
+const char* last_error(grpo_context* context) { return context->error.c_str(); }
+
+grpo_status allocate(grpo_context* context, size_t bytes, void** data) {
+  if (auto status = context->enter()) return status;
+  const cudaError_t error = context->pool().allocate(bytes, data);
+  if (error == cudaSuccess) return GRPO_OK;
+  if (error != cudaErrorMemoryAllocation) return context->fail_with(error, "cudaMallocAsync");
+  return context->fail(GRPO_OUT_OF_MEMORY, "%zu bytes were asked for; %llu are live", bytes,
+                       static_cast<unsigned long long>(context->pool().memory().live_bytes));
+}
+void release(grpo_context* context, void* data) {
+  if (context->enter() == GRPO_OK) context->pool().release(data);
+}
+grpo_status upload(grpo_context* context, void* device, const void* host, size_t bytes) {
+  if (auto status = context->enter()) return status;
+  return context->upload(device, host, bytes);
+}
+grpo_status download(grpo_context* context, void* host, const void* device, size_t bytes) {
+  if (auto status = context->enter()) return status;
+  return context->download(host, device, bytes);
+}
+grpo_status synchronize(grpo_context* context) {
+  if (auto status = context->enter()) return status;
+  return context->synchronize();
+}
+void memory(grpo_context* context, grpo_memory* out) { *out = context->pool().memory(); }
+
+#define GRPO_DEFINE_OPERATION(op)                                             \
+  grpo_status run_##op(grpo_context* context, const grpo_##op##_args* args) { \
+    if (auto status = context->enter()) return status;                        \
+    return grpo_cuda::op(*context, *args);                                    \
+  }
+GRPO_OPERATIONS(GRPO_DEFINE_OPERATION)
+
+#define GRPO_TABLE_ENTRY(op) run_##op,
+const grpo_backend kBackend = {GRPO_ABI_VERSION,
+                               sizeof(grpo_backend),
+                               "cuda",
+                               device_count,
+                               create,
+                               destroy,
+                               describe,
+                               last_error,
+                               allocate,
+                               release,
+                               upload,
+                               download,
+                               synchronize,
+                               memory,
+                               GRPO_OPERATIONS(GRPO_TABLE_ENTRY)};
+
+}  // namespace
+
+extern "C" __attribute__((visibility("default"))) const grpo_backend* grpo_cuda_backend(void) { return &kBackend; }

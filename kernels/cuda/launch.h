@@ -1,0 +1,68 @@
+// The one way to start a kernel.
+#pragma once
+
+#include "context.h"
+#include "storage.h"
+
+namespace grpo_cuda {
+
+struct Launch {
+  dim3 grid, block;
+  size_t shared = 0;     // bytes of dynamic shared memory
+  unsigned cluster = 1;  // blocks along x that run together; above 1 only where context.has_clusters()
+};
+
+inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Queues kernel(arguments...) on the context's stream.
+template <class... Parameters, class... Arguments>
+grpo_status launch(grpo_context& context, void (*kernel)(Parameters...), const Launch& how, Arguments&&... arguments) {
+  cudaLaunchAttribute cluster[1];
+  cluster[0].id = cudaLaunchAttributeClusterDimension;
+  cluster[0].val.clusterDim.x = how.cluster;
+  cluster[0].val.clusterDim.y = cluster[0].val.clusterDim.z = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = how.grid;
+  config.blockDim = how.block;
+  config.dynamicSmemBytes = how.shared;
+  config.stream = context.stream();
+  config.attrs = cluster;
+  config.numAttrs = how.cluster > 1 ? 1 : 0;
+  if (how.shared > (48u << 10)) {
+    // Asked for at each launch: a call of a few hundred nanoseconds, and nothing to keep.
+    const cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(how.shared));
+    if (error != cudaSuccess) return context.fail_with(error, "cudaFuncSetAttribute");
+  }
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+  return error == cudaSuccess ? GRPO_OK : context.fail_with(error, "a kernel's launch");
+}
+
+// ---- elementwise kernels --------------------------------------------------------------------------------------------
+
+template <int N, class Body>
+__global__ void __launch_bounds__(256) elements_kernel(int64_t rows, int64_t columns, Body body) {
+  const int64_t column = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * N;
+  if (column >= columns) return;
+  for (int64_t row = int64_t{blockIdx.y} * blockDim.y + threadIdx.y; row < rows; row += int64_t{gridDim.y} * blockDim.y)
+    body.template at<N>(row, column);
+}
+
+// body.at<N>(row, column) for every N adjacent elements of rows x columns: 4, where all tensors allow such accesses
+// (tensors.. are those that `body` reads and writes; their rows are `columns` long), else 1.
+template <class Body, class... Tensors>
+grpo_status for_elements(grpo_context& context, int64_t rows, int64_t columns, const Body& body,
+                         const Tensors&... tensors) {
+  if (rows == 0 || columns == 0) return GRPO_OK;
+  const bool by_four = columns % 4 == 0 && (is_aligned_for(tensors, 4) && ...);
+  const int64_t across = by_four ? columns / 4 : columns;
+  unsigned width = kWarp;
+  while (width < 256 && width < across) width *= 2;
+  const unsigned height = 256 / width;
+  const dim3 grid(static_cast<unsigned>(ceil_divide(across, width)),
+                  static_cast<unsigned>(std::min<int64_t>(ceil_divide(rows, height), 65535)));
+  return launch(context, by_four ? elements_kernel<4, Body> : elements_kernel<1, Body>, {grid, dim3(width, height)},
+                rows, columns, body);
+}
+
+}  // namespace grpo_cuda

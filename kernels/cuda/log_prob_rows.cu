@@ -1,0 +1,183 @@
+#include "log_prob_rows.h"
+
+namespace grpo_cuda {
+
+namespace {
+
+struct LogProbKernel {
+  int64_t columns, stride;
+  RowParts parts;
+  bool aligned;
+  const int32_t* targets;
+  int64_t vocab_start;
+  RowTransform transform;
+  LogProbOutputs out;
+};
+
+// A target outside the slice, or outside the vocabulary where checks are off, has no logit here.
+template <class T>
+__device__ void write_row(const LogProbKernel& k, const T* row, int64_t at, const RowStatistics& s) {
+  const float inverse = k.transform.inverse_temperature;
+  const int64_t target = k.targets[at] - k.vocab_start;
+  const bool here = target >= 0 && target < k.columns;
+  const float logit = here ? capped_logit(to_float(row[target]), k.transform.softcap) : 0.0f;
+  if (k.out.partial) {
+    k.out.partial[at] = {s.max * inverse, static_cast<float>(s.sum), static_cast<float>(s.weighted),
+                         here ? logit * inverse : 0.0f};
+  }
+  if (k.out.log_probs) k.out.log_probs[at] = here ? row_log_prob(s, logit, inverse) : NAN;
+  if (k.out.entropy) k.out.entropy[at] = row_entropy(s);
+  if (k.out.log_sum_exp) k.out.log_sum_exp[at] = row_log_sum_exp(s, inverse);
+}
+
+template <bool kEntropy, class T>
+__global__ void __launch_bounds__(kRowThreads) whole_row_kernel(const T* logits, LogProbKernel k) {
+  const int64_t at = blockIdx.x;
+  const T* row = logits + at * k.stride;
+  const RowStatistics s = row_statistics<kEntropy>(row, k.columns, k.aligned, k.parts, k.transform);
+  if (threadIdx.x == 0) write_row(k, row, at, s);
+}
+
+template <bool kEntropy, class T>
+__global__ void __launch_bounds__(kRowThreads) row_part_kernel(const T* logits, LogProbKernel k, RowStatistics* found) {
+  const int64_t at = blockIdx.x / k.parts.count;
+  const int part = blockIdx.x % k.parts.count;
+  const T* row = logits + at * k.stride;
+  const int64_t begin = part * k.parts.length, end = min(k.columns, begin + k.parts.length);
+  const RowStatistics s = part_statistics<kEntropy>(row, begin, end, k.aligned, k.transform);
+  if (threadIdx.x == 0) found[blockIdx.x] = s;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kWarp)
+    join_parts_kernel(const T* logits, LogProbKernel k, const RowStatistics* found, int64_t rows) {
+  const int64_t at = int64_t{blockIdx.x} * kWarp + threadIdx.x;
+  if (at >= rows) return;
+  RowStatistics all = empty_row();
+  for (int i = 0; i < k.parts.count; ++i)
+    all = join_statistics(all, found[at * k.parts.count + i], k.transform.inverse_temperature);
+  write_row(k, logits + at * k.stride, at, all);
+}
+
+struct GradientKernel {
+  int64_t columns, stride, out_stride;
+  RowParts parts;
+  bool aligned, out_aligned;
+  GradientInputs inputs;
+};
+
+// The softmax part of the gradient of a capped logit.
+__device__ __forceinline__ float gradient_element(float capped, const RowGradient& row) {
+  const float x = row_exponent(capped, row.shift, row.inverse_temperature * kLog2e);
+  return row_power(x) * (x * static_cast<float>(row.slope * kLn2) + row.intercept);
+}
+
+template <class T, class U>
+__global__ void __launch_bounds__(kRowThreads) gradient_kernel(const T* logits, U* grad_logits, GradientKernel k) {
+  const GradientInputs& in = k.inputs;
+  const int64_t at = blockIdx.x;
+  const T* row = logits + at * k.stride;
+  U* out = grad_logits + at * k.out_stride;
+  const float g = in.grad_log_probs[at], h = in.grad_entropy ? in.grad_entropy[at] : 0.0f;
+  if (g == 0.0f && h == 0.0f) {
+    for (int64_t i = threadIdx.x; i < k.columns; i += kRowThreads) out[i] = from_float<U>(0.0f);
+    return;
+  }
+  // A float32 log-sum-exp of this size no longer gives p to 1e-5, and next to a flat row's entropy gradient the
+  // rounding of log-sum-exp and entropy is large. Then the row is read a second time, mostly from the cache.
+  RowGradient gradient;
+  if (in.whole_vocabulary && (fabsf(in.log_sum_exp[at]) > 64.0f || h != 0.0f)) {
+    const RowStatistics s = row_statistics<true>(row, k.columns, k.aligned, k.parts, in.transform);
+    gradient = row_gradient(s, g, h, in.transform.inverse_temperature);
+  } else {
+    gradient =
+        row_gradient(in.log_sum_exp[at], in.entropy ? in.entropy[at] : 0.0f, g, h, in.transform.inverse_temperature);
+  }
+  const int64_t target = in.targets[at] - in.vocab_start;
+  const bool here = target >= 0 && target < k.columns;
+  // Read before anything is written: the gradient may take the logits' place.
+  const float target_logit = here ? to_float(row[target]) : 0.0f;
+  __syncthreads();
+
+  const float softcap = in.transform.softcap;
+  float sum = 0.0f;  // over all but the target
+  const auto element = [&](int64_t i, float logit) {
+    const float y = gradient_element(capped_logit(logit, softcap), gradient);
+    if (i != target) sum += y;
+    return softcap == 0.0f ? y : y * softcap_derivative(logit, softcap);
+  };
+  const auto one = [&](int64_t i, const float(&logit)[1]) { out[i] = from_float<U>(element(i, logit[0])); };
+  const auto many = [&](int64_t i, auto& values) {
+    constexpr int kCount = sizeof(values) / sizeof(float);
+#pragma unroll
+    for (int n = 0; n < kCount; ++n) values[n] = element(i + n, values[n]);
+    if (k.out_aligned) {
+      struct alignas(kCount * sizeof(U)) Items {
+        U item[kCount];
+      } items;
+#pragma unroll
+      for (int n = 0; n < kCount; ++n) items.item[n] = from_float<U>(values[n]);
+      *reinterpret_cast<Items*>(out + i) = items;
+    } else {
+      for (int n = 0; n < kCount; ++n) out[i + n] = from_float<U>(values[n]);
+    }
+  };
+  for_logits(row, 0, k.columns, k.aligned, many, one);
+  const double others = block_reduce<kRowThreads, Sum>(static_cast<double>(sum));
+  if (threadIdx.x != 0 || !here) return;  // block_reduce was a barrier: the target's element is written again
+  // A whole row's gradient sums to zero, which gives g * (1 - p) without the cancellation that ruins it where p is near
+  // 1. The others of a slice are elsewhere, so g / T is added to the softmax part.
+  const float derivative = softcap_derivative(target_logit, softcap);
+  const float own = in.whole_vocabulary ? static_cast<float>(-others)
+                                        : g * in.transform.inverse_temperature +
+                                              gradient_element(capped_logit(target_logit, softcap), gradient);
+  out[target] = from_float<U>(own * derivative);
+}
+
+}  // namespace
+
+grpo_status log_prob_rows(grpo_context& context, const grpo_tensor& logits, const int32_t* targets, int64_t vocab_start,
+                          const RowTransform& transform, const LogProbOutputs& out) {
+  const int64_t rows = logits.shape[0], columns = logits.shape[1];
+  if (rows == 0) return GRPO_OK;
+  const RowParts parts = row_parts(columns);
+  const LogProbKernel k = {columns, logits.row_stride, parts,     is_aligned(logits, 16),
+                           targets, vocab_start,       transform, out};
+  const bool entropy = out.entropy || out.partial;
+  const auto blocks = static_cast<unsigned>(rows);
+  return with_float_type(logits, [&](const auto* data) {
+    using T = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
+    if (rows >= 2 * context.processors() || parts.count == 1) {
+      return launch(context, entropy ? whole_row_kernel<true, T> : whole_row_kernel<false, T>,
+                    {dim3(blocks), dim3(kRowThreads)}, data, k);
+    }
+    auto* found = static_cast<RowStatistics*>(context.scratch(rows * parts.count * sizeof(RowStatistics), kRowScratch));
+    if (!found) return context.status();
+    if (auto status = launch(context, entropy ? row_part_kernel<true, T> : row_part_kernel<false, T>,
+                             {dim3(blocks * parts.count), dim3(kRowThreads)}, data, k, found))
+      return status;
+    return launch(context, join_parts_kernel<T>, {dim3(static_cast<unsigned>(ceil_divide(rows, kWarp))), dim3(kWarp)},
+                  data, k, found, rows);
+  });
+}
+
+grpo_status gradient_rows(grpo_context& context, const grpo_tensor& logits, const grpo_tensor& grad_logits,
+                          const GradientInputs& inputs) {
+  const int64_t rows = logits.shape[0], columns = logits.shape[1];
+  if (rows == 0 || columns == 0) return GRPO_OK;
+  // As many elements at a time as 16 bytes of logits hold.
+  const bool out_aligned = is_aligned(grad_logits, 16 / element_bytes(logits) * element_bytes(grad_logits));
+  const GradientKernel k = {
+      columns, logits.row_stride, grad_logits.row_stride, row_parts(columns), is_aligned(logits, 16), out_aligned,
+      inputs};
+  return with_float_type(logits, [&](const auto* data) {
+    return with_float_type(grad_logits, [&](auto* out) {
+      using T = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
+      using U = std::remove_pointer_t<decltype(out)>;
+      return launch(context, gradient_kernel<T, U>, {dim3(static_cast<unsigned>(rows)), dim3(kRowThreads)}, data, out,
+                    k);
+    });
+  });
+}
+
+}  // namespace grpo_cuda

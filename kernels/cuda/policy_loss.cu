@@ -1,0 +1,358 @@
+// policy_loss: one launch, and one before it where something of the whole call must be known first.
+//
+// A block takes a sequence. Each of its threads adds up every 128th token in float64, then the threads are joined in a
+// fixed order; the last block to end joins the sequences in order. Masked tokens are skipped.
+
+#include "operations.h"
+// clang-format off
+#include "../common/policy_terms.h"
+// clang-format on
+
+namespace grpo_cuda {
+
+namespace {
+
+constexpr int kSequenceThreads = 128;
+constexpr int kCallThreads = 1024;
+
+// Tensors of a call; those that may be absent are null.
+struct PolicyCall {
+  const float *log_probs, *old_log_probs, *ref_log_probs, *rollout_log_probs, *entropy, *advantages;
+  const int32_t *mask, *offsets;
+  float *grad_log_probs, *grad_entropy, *loss, *statistics;
+  int64_t tokens, sequences;
+  bool sequence_advantages;
+  double token_denominator, sequence_denominator, max_completion_length, entropy_coefficient;
+};
+
+// What is known of all tokens of a call.
+struct CallTotals {
+  long long active;
+  long long acted_on;  // active tokens that reach the threshold
+  float entropy_threshold;
+};
+
+__device__ __forceinline__ bool is_active(const PolicyCall& c, int64_t t) { return !c.mask || c.mask[t] != 0; }
+
+// ---- the whole call ----
+
+// Orders floats as unsigned integers.
+__device__ __forceinline__ uint32_t ordered_bits(float x) {
+  const uint32_t bits = __float_as_uint(x);
+  return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+__device__ __forceinline__ float from_ordered_bits(uint32_t key) {
+  return __uint_as_float(key >> 31 ? key & 0x7fffffffu : ~key);
+}
+
+// The entropy of rank `rank` (from 0) among the active tokens, eight bits at a time. All threads of the block call it.
+__device__ float entropy_of_rank(const PolicyCall& c, long long rank) {
+  __shared__ unsigned histogram[256];
+  __shared__ uint32_t found;
+  __shared__ long long rest;
+  if (threadIdx.x == 0) {
+    found = 0;
+    rest = rank;
+  }
+  for (int shift = 24; shift >= 0; shift -= 8) {
+    __syncthreads();
+    if (threadIdx.x < 256) histogram[threadIdx.x] = 0;
+    __syncthreads();
+    const uint32_t prefix = found;
+    for (int64_t t = threadIdx.x; t < c.tokens; t += kCallThreads) {
+      const uint32_t bits = ordered_bits(c.entropy[t]);
+      const bool same = shift == 24 || (bits ^ prefix) >> (shift + 8) == 0;
+      if (is_active(c, t) && same) atomicAdd(&histogram[bits >> shift & 255u], 1u);
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      uint32_t bin = 0;
+      for (; bin < 255 && rest >= histogram[bin]; ++bin) rest -= histogram[bin];
+      found = prefix | bin << shift;
+    }
+  }
+  __syncthreads();
+  const float value = from_ordered_bits(found);
+  __syncthreads();
+  return value;
+}
+
+// The quantile of the active tokens' entropies, interpolated linearly between ranks; without `masked` all reach it.
+__global__ void __launch_bounds__(kCallThreads)
+    call_totals_kernel(PolicyCall c, bool masked, double quantile, CallTotals* out) {
+  long long active = 0;
+  for (int64_t t = threadIdx.x; t < c.tokens; t += kCallThreads) active += is_active(c, t);
+  active = block_reduce<kCallThreads, Sum>(active);
+  float threshold = 0.0f;
+  long long reached = active;
+  if (masked && active > 0) {
+    const double position = quantile * static_cast<double>(active - 1);
+    const long long rank = static_cast<long long>(position);
+    const double low = entropy_of_rank(c, rank), high = entropy_of_rank(c, min(rank + 1, active - 1));
+    threshold = static_cast<float>(low + (high - low) * (position - static_cast<double>(rank)));
+    reached = 0;
+    for (int64_t t = threadIdx.x; t < c.tokens; t += kCallThreads)
+      reached += is_active(c, t) && c.entropy[t] >= threshold;
+    reached = block_reduce<kCallThreads, Sum>(reached);
+  }
+  if (threadIdx.x == 0) *out = {active, reached, threshold};
+}
+
+// ---- a sequence ----
+
+// old - rollout; a rollout log-prob of NaN means that the sampler gave none, and counts as equal.
+__device__ __forceinline__ float rollout_difference(const PolicyCall& c, int64_t t) {
+  const float rollout = c.rollout_log_probs[t];
+  const float old = c.old_log_probs ? c.old_log_probs[t] : c.log_probs[t];
+  return rollout == rollout ? old - rollout : 0.0f;
+}
+
+__device__ SequenceSums sum_sequence(const PolicyCall& c, int64_t begin, int64_t end, const PolicyOptions& options) {
+  SequenceSums s = {};
+  for (int64_t t = begin + threadIdx.x; t < end; t += kSequenceThreads) {
+    if (!is_active(c, t)) continue;
+    const float lp = c.log_probs[t], d = c.old_log_probs ? lp - c.old_log_probs[t] : 0.0f;
+    s.log_ratio += d;
+    s.clamped_log_ratio += at_least(at_most(d, kVespoMaxLogRatio), -kVespoMaxLogRatio);
+    float away = -d;
+    if (c.rollout_log_probs) {
+      const float x = rollout_difference(c, t), rollout = c.rollout_log_probs[t];
+      away = rollout == rollout ? rollout - lp : 0.0f;
+      s.rollout_difference += x;
+      if (options.loss_type == GRPO_LOSS_VESPO && options.correction != GRPO_CORRECTION_NONE)
+        s.log_weight += log_correction_weight(x, options.correction, options.correction_min, options.correction_cap);
+    }
+    s.divergence += away;
+  }
+  const auto join = [](double x) { return block_reduce<kSequenceThreads, Sum>(x); };
+  return {join(s.log_ratio), join(s.clamped_log_ratio), join(s.log_weight), join(s.divergence),
+          join(s.rollout_difference)};
+}
+
+// Loss, gradients and statistics of an active token. Returns the derivative through the ratio when that is the
+// sequence's.
+__device__ double add_token(const PolicyCall& c, int64_t t, const PolicyOptions& options, const SequenceTerms& terms,
+                            SequenceResult& result) {
+  const auto add = [&](int statistic, float x) { result.sums[statistic] += x; };
+  const auto lower = [&](int statistic, float x) {
+    float& least = result.extremes[statistic - kSumCount];
+    if (x < least) least = x;
+  };
+  const auto raise = [&](int statistic, float x) {
+    float& most = result.extremes[statistic - kSumCount];
+    if (x > most) most = x;
+  };
+  const float lp = c.log_probs[t], advantage = c.sequence_advantages ? terms.advantage : c.advantages[t];
+  const float d = c.old_log_probs ? lp - c.old_log_probs[t] : 0.0f;
+  const float ratio = options.sequence_level ? terms.ratio : ratio_of(d);
+  const Objective<float> objective = objective_of(options, terms, ratio, advantage, lp);
+
+  // The masks and the correction, as one weight.
+  bool kept = true;
+  if (c.entropy) {
+    const float entropy = c.entropy[t];
+    add(kEntropySum, entropy);
+    if (options.high_entropy_mask) kept = entropy >= options.entropy_threshold;
+    if (kept) result.acted_entropy += entropy;
+  }
+  add(kHighEntropySum, kept ? 1.0f : 0.0f);
+  float weight = kept ? 1.0f : 0.0f;
+  if (options.off_policy_mask && !terms.near_policy && advantage < 0.0f) {
+    weight = 0.0f;
+    add(kOffPolicyMaskedSum, 1.0f);
+  }
+  if (c.rollout_log_probs) {
+    const float x = rollout_difference(c, t);
+    float correction = terms.correction;
+    if (!options.correction_of_sequences()) {
+      correction = options.correction == GRPO_CORRECTION_NONE
+                       ? ratio_of(x)
+                       : correction_weight(x, options.correction, options.correction_min, options.correction_cap);
+    }
+    add(kRolloutDifferenceSum, fabsf(x));
+    add(kRolloutKlSum, exp_less_linear(at_most(x, kMaxExponent)));
+    add(kRolloutWeightSum, correction);
+    add(kRolloutWeightSquareSum, correction * correction);
+    add(kRolloutMaskedSum, correction == 0.0f ? 1.0f : 0.0f);
+    raise(kRolloutDifferenceMax, fabsf(x));
+    // VESPO's phi holds the correction already.
+    if (options.correction != GRPO_CORRECTION_NONE && options.loss_type != GRPO_LOSS_VESPO) weight *= correction;
+  }
+
+  // Select before multiplying: a dropped token's loss may be infinite.
+  const auto weighted = [&](float x) { return weight == 0.0f ? 0.0f : x * weight; };
+  float loss = weighted(objective.loss), through_ratio = weighted(objective.through_ratio);
+  float through_log_prob = weighted(objective.through_log_prob);
+  if (c.ref_log_probs) {
+    KlEstimate<float> kl = kl_estimate(c.ref_log_probs[t] - lp, options.kl_estimator);
+    if (options.bias_corrected_kl) {
+      kl = {kl.value * ratio, kl.slope * ratio};
+      through_ratio += options.beta * kl.value;
+    }
+    add(kKlSum, kl.value);
+    if (options.beta != 0.0f) {
+      loss += options.beta * kl.value;
+      through_log_prob += options.beta * kl.slope;
+    }
+  }
+  result.loss += loss;
+  const float gradient = options.sequence_level ? through_log_prob : through_log_prob + through_ratio;
+  c.grad_log_probs[t] = gradient * terms.scale;
+  if (c.grad_entropy) c.grad_entropy[t] = kept ? options.grad_entropy : 0.0f;
+
+  add(kActiveTokens, 1.0f);
+  add(kRatioSum, ratio);
+  add(kPolicyKlSum, exp_less_linear(at_most(d, kMaxExponent)));
+  add(kLowClippedSum, ratio < options.low && advantage < 0.0f ? 1.0f : 0.0f);
+  add(kHighClippedSum, ratio > options.high && advantage > 0.0f ? 1.0f : 0.0f);
+  add(kPhiSum, advantage >= 0.0f ? terms.phi_positive : terms.phi_negative);
+  lower(kRatioMin, ratio);
+  raise(kRatioMax, ratio);
+  return options.sequence_level ? through_ratio : 0.0;
+}
+
+struct Min {
+  __device__ __forceinline__ float operator()(float a, float b) const { return a < b ? a : b; }
+};
+
+// All threads' results as one, in every thread.
+__device__ void join_results(SequenceResult& result) {
+  result.loss = block_reduce<kSequenceThreads, Sum>(result.loss);
+  result.acted_entropy = block_reduce<kSequenceThreads, Sum>(result.acted_entropy);
+#pragma unroll
+  for (int k = 0; k < kSumCount; ++k) result.sums[k] = block_reduce<kSequenceThreads, Sum>(result.sums[k]);
+#pragma unroll
+  for (int k = kSumCount; k < kStatisticCount; ++k) {
+    float& x = result.extremes[k - kSumCount];
+    x = is_minimum(k) ? block_reduce<kSequenceThreads, Min>(x) : block_reduce<kSequenceThreads, Max>(x);
+  }
+}
+
+// The call's loss and statistics, by one block: each thread adds up one number over the sequences in order.
+__device__ void join_sequences(const PolicyCall& c, const SequenceResult* results, double entropy_scale) {
+  const int k = threadIdx.x;
+  if (k < kSumCount) {
+    double sum = 0.0;
+    for (int64_t b = 0; b < c.sequences; ++b) sum += results[b].sums[k];
+    c.statistics[k] = static_cast<float>(sum);
+  } else if (k < kStatisticCount) {
+    float x = empty_result().extremes[k - kSumCount];
+    for (int64_t b = 0; b < c.sequences; ++b) {
+      const float other = results[b].extremes[k - kSumCount];
+      if (is_minimum(k) ? other < x : other > x) x = other;
+    }
+    c.statistics[k] = x;
+  } else if (k == kStatisticCount) {
+    double loss = 0.0, acted_entropy = 0.0;
+    for (int64_t b = 0; b < c.sequences; ++b) {
+      loss += results[b].loss;
+      acted_entropy += results[b].acted_entropy;
+    }
+    if (c.entropy_coefficient != 0.0) loss += entropy_scale * acted_entropy;
+    c.loss[0] = static_cast<float>(loss);
+  }
+}
+
+// `totals` is null when the call's denominators and options need nothing of it. An extra block of a call without
+// sequences only joins.
+__global__ void __launch_bounds__(kSequenceThreads)
+    policy_loss_kernel(PolicyCall c, PolicyOptions options, const CallTotals* totals, SequenceResult* results,
+                       unsigned* counter) {
+  const double active = totals ? static_cast<double>(totals->active) : 0.0;
+  const double token_denominator = c.token_denominator > 0.0 ? c.token_denominator : active < 1.0 ? 1.0 : active;
+  const double sequence_denominator = c.sequence_denominator > 0.0 ? c.sequence_denominator
+                                      : c.sequences < 1            ? 1.0
+                                                                   : static_cast<double>(c.sequences);
+  // The entropy bonus is a mean over the tokens that it acts on. With a high-entropy mask these are fewer than the
+  // denominator's tokens; the call then counts with its share of them.
+  double entropy_scale = 0.0;
+  if (totals) {
+    options.entropy_threshold = totals->entropy_threshold;
+    const double acted_on = static_cast<double>(totals->acted_on);
+    if (acted_on > 0.0)
+      entropy_scale = -c.entropy_coefficient / (token_denominator * acted_on / (active < 1.0 ? 1.0 : active));
+  }
+  options.grad_entropy = static_cast<float>(entropy_scale);
+
+  const int64_t b = blockIdx.x;
+  if (b < c.sequences) {
+    const int64_t begin = c.offsets[b], end = c.offsets[b + 1];
+    double count = 0.0;
+    for (int64_t t = begin + threadIdx.x; t < end; t += kSequenceThreads) count += is_active(c, t);
+    count = block_reduce<kSequenceThreads, Sum>(count);
+    const double scale =
+        loss_scale(options.loss_type, count, token_denominator, sequence_denominator, c.max_completion_length);
+    SequenceSums sums = {};
+    if (options.needs_sequence_statistics()) sums = sum_sequence(c, begin, end, options);
+    const SequenceTerms terms =
+        sequence_terms(sums, count, c.sequence_advantages ? c.advantages[b] : 0.0f, scale, options);
+    SequenceResult result = empty_result();
+    double through_ratio = 0.0;
+    for (int64_t t = begin + threadIdx.x; t < end; t += kSequenceThreads) {
+      if (is_active(c, t)) {
+        through_ratio += add_token(c, t, options, terms, result);
+      } else {
+        c.grad_log_probs[t] = 0.0f;
+        if (c.grad_entropy) c.grad_entropy[t] = 0.0f;
+      }
+    }
+    join_results(result);
+    if (options.sequence_level && count > 0.0) {
+      through_ratio = block_reduce<kSequenceThreads, Sum>(through_ratio);
+      const float share = static_cast<float>(through_ratio / count * scale);
+      for (int64_t t = begin + threadIdx.x; t < end; t += kSequenceThreads) {
+        if (is_active(c, t)) c.grad_log_probs[t] += share;
+      }
+    }
+    result.loss *= scale;
+    if (count > 0.0) {
+      result.sums[kSequences] = 1.0;
+      result.extremes[kLowClippedMin - kSumCount] = static_cast<float>(result.sums[kLowClippedSum] / count);
+      result.extremes[kHighClippedMax - kSumCount] = static_cast<float>(result.sums[kHighClippedSum] / count);
+    }
+    if (threadIdx.x == 0) results[b] = result;
+  }
+  if (is_last_block(counter, gridDim.x)) join_sequences(c, results, entropy_scale);
+}
+
+}  // namespace
+
+grpo_status policy_loss(grpo_context& context, const grpo_policy_loss_args& args) {
+  if (auto status = check_policy_loss(context, args, kStatisticCount)) return status;
+  const int64_t sequences = args.sequence_offsets.shape[0] - 1;
+  const PolicyCall c = {float_data(args.log_probs),
+                        float_data(args.old_log_probs),
+                        float_data(args.ref_log_probs),
+                        float_data(args.rollout_log_probs),
+                        float_data(args.entropy),
+                        float_data(args.advantages),
+                        int_data(args.mask),
+                        int_data(args.sequence_offsets),
+                        float_data(args.grad_log_probs),
+                        float_data(args.grad_entropy),
+                        float_data(args.loss),
+                        float_data(args.statistics),
+                        args.log_probs.shape[0],
+                        sequences,
+                        args.advantages.shape[0] == sequences,
+                        args.token_denominator,
+                        args.sequence_denominator,
+                        args.max_completion_length,
+                        args.entropy_coefficient};
+  const PolicyOptions options = policy_options(args);
+  auto* scratch = static_cast<char*>(context.scratch(256 + (sequences + 1) * sizeof(SequenceResult)));
+  if (!scratch) return context.status();
+  CallTotals* totals = nullptr;
+  if (!(args.token_denominator > 0.0) || options.high_entropy_mask || args.entropy_coefficient != 0.0) {
+    totals = reinterpret_cast<CallTotals*>(scratch);
+    const double quantile = 1.0 - std::max(args.top_entropy_quantile, 0.0);
+    if (auto status = launch(context, call_totals_kernel, {dim3(1), dim3(kCallThreads)}, c, options.high_entropy_mask,
+                             quantile, totals))
+      return status;
+  }
+  return launch(context, policy_loss_kernel,
+                {dim3(static_cast<unsigned>(std::max<int64_t>(sequences, 1))), dim3(kSequenceThreads)}, c, options,
+                totals, reinterpret_cast<SequenceResult*>(scratch + 256), context.counters());
+}
+
+}  // namespace grpo_cuda

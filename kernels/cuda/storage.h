@@ -1,0 +1,103 @@
+// Tensors as kernels see them. Rows of any float dtype are read and written as floats; which dtype it is, is the same
+// for all threads, so that the branch costs less than a copy of each kernel a dtype. Kernels at the limit of memory are
+// compiled for each dtype instead (with_float_type).
+#pragma once
+
+#include "../common/storage_types.h"
+#include "../include/grpo.h"
+#include "runtime.h"
+
+namespace grpo_cuda {
+
+template <int N>
+struct Floats {
+  float item[N];
+};
+
+// 16 bytes of adjacent elements.
+template <class T>
+struct alignas(16) Pack {
+  static constexpr int kSize = 16 / sizeof(T);
+  T item[kSize];
+};
+
+// Rows of f32, bf16 or f16; `stride` elements from one row to the next. An absent tensor has no data.
+struct FloatRows {
+  void* data;
+  int dtype;
+  int64_t stride;
+
+  template <int N>
+  __device__ __forceinline__ Floats<N> load(int64_t row, int64_t column) const {
+    const int64_t at = row * stride + column;
+    if (dtype == GRPO_F32) return load_as<N>(static_cast<const float*>(data) + at);
+    if (dtype == GRPO_BF16) return load_as<N>(static_cast<const bf16*>(data) + at);
+    return load_as<N>(static_cast<const f16*>(data) + at);
+  }
+  template <int N>
+  __device__ __forceinline__ void store(int64_t row, int64_t column, const Floats<N>& value) const {
+    const int64_t at = row * stride + column;
+    if (dtype == GRPO_F32) return store_as(static_cast<float*>(data) + at, value);
+    if (dtype == GRPO_BF16) return store_as(static_cast<bf16*>(data) + at, value);
+    store_as(static_cast<f16*>(data) + at, value);
+  }
+  __device__ __forceinline__ float load(int64_t row, int64_t column) const { return load<1>(row, column).item[0]; }
+  __device__ __forceinline__ void store(int64_t row, int64_t column, float value) const {
+    store<1>(row, column, {{value}});
+  }
+
+ private:
+  template <class T, int N>
+  struct alignas(sizeof(T) * N) Items {
+    T item[N];
+  };
+  // `N` adjacent elements in one access; their address is a multiple of their size.
+  template <int N, class T>
+  static __device__ __forceinline__ Floats<N> load_as(const T* from) {
+    const Items<T, N> items = *reinterpret_cast<const Items<T, N>*>(from);
+    Floats<N> out;
+#pragma unroll
+    for (int i = 0; i < N; ++i) out.item[i] = to_float(items.item[i]);
+    return out;
+  }
+  template <int N, class T>
+  static __device__ __forceinline__ void store_as(T* to, const Floats<N>& value) {
+    Items<T, N> items;
+#pragma unroll
+    for (int i = 0; i < N; ++i) items.item[i] = from_float<T>(value.item[i]);
+    *reinterpret_cast<Items<T, N>*>(to) = items;
+  }
+};
+
+inline int64_t element_bytes(const grpo_tensor& t) { return t.dtype == GRPO_BF16 || t.dtype == GRPO_F16 ? 2 : 4; }
+inline int64_t column_count(const grpo_tensor& t) { return t.rank == 0 ? 1 : t.shape[t.rank - 1]; }
+inline int64_t row_count(const grpo_tensor& t) {
+  int64_t rows = 1;
+  for (int d = 0; d + 1 < t.rank; ++d) rows *= t.shape[d];
+  return rows;
+}
+inline FloatRows float_rows(const grpo_tensor& t) { return {t.data, t.dtype, t.row_stride}; }
+inline float* float_data(const grpo_tensor& t) { return static_cast<float*>(t.data); }
+inline int32_t* int_data(const grpo_tensor& t) { return static_cast<int32_t*>(t.data); }
+
+// Whether every row begins where `bytes` can be read in one access.
+inline bool is_aligned(const grpo_tensor& t, int64_t bytes) {
+  return reinterpret_cast<uintptr_t>(t.data) % bytes == 0 && t.row_stride * element_bytes(t) % bytes == 0;
+}
+// Whether rows can be read in `n` elements at a time.
+inline bool is_aligned_for(const grpo_tensor& t, int n) { return is_aligned(t, n * element_bytes(t)); }
+
+// body(typed pointer) for the float dtype of a tensor.
+template <class F>
+auto with_float_type(const grpo_tensor& t, const F& body) {
+  switch (t.dtype) {
+    case GRPO_BF16:
+      return body(static_cast<bf16*>(t.data));
+    case GRPO_F16:
+      return body(static_cast<f16*>(t.data));
+    default:
+      return body(static_cast<float*>(t.data));
+  }
+}
+
+}  // namespace grpo_cuda

@@ -1,0 +1,60 @@
+// The functions of cuBLAS that kernels/cuda/blas.cu looks for, on the processor.
+
+#include <cstdint>
+#include <vector>
+
+#include "cuda_runtime.h"
+// clang-format off
+#include "../../kernels/include/grpo.h"
+#include "../../kernels/common/storage_types.h"
+// clang-format on
+
+namespace {
+
+float value(const void* data, int type, int64_t i) {
+  if (type == 0) return static_cast<const float*>(data)[i];
+  return type == 2 ? to_float(static_cast<const f16*>(data)[i]) : to_float(static_cast<const bf16*>(data)[i]);
+}
+
+}  // namespace
+
+extern "C" {
+
+__attribute__((visibility("default"))) int cublasCreate_v2(void** handle) { return *handle = new int, 0; }
+__attribute__((visibility("default"))) int cublasDestroy_v2(void* handle) { return delete static_cast<int*>(handle), 0; }
+__attribute__((visibility("default"))) int cublasSetStream_v2(void*, cudaStream_t) { return 0; }
+__attribute__((visibility("default"))) int cublasSetWorkspace_v2(void*, void*, size_t) { return 0; }
+__attribute__((visibility("default"))) int cublasGetVersion_v2(void*, int* version) { return *version = 130000, 0; }
+
+// c [m,n] = alpha op(a) op(b) + beta c, columns first; the combinations of types that cuBLAS has, and no others.
+__attribute__((visibility("default"))) int cublasGemmEx(void*, int transpose_a, int transpose_b, int m, int n, int k, const void* alpha, const void* a,
+                 int a_type, int lda, const void* b, int b_type, int ldb, const void* beta, void* c, int c_type, int ldc,
+                 int compute_type, int) {
+  if (a_type != b_type || (c_type != a_type && c_type != 0) || compute_type != 68) return 15;
+  if (lda < (transpose_a ? k : m) || ldb < (transpose_b ? n : k) || ldc < m) return 7;
+  const float scale = *static_cast<const float*>(alpha), keep = *static_cast<const float*>(beta);
+  std::vector<float> left(static_cast<size_t>(m) * k), right(k);
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t l = 0; l < k; ++l) left[i * k + l] = value(a, a_type, transpose_a ? l + i * lda : i + l * lda);
+  }
+  for (int64_t j = 0; j < n; ++j) {
+    for (int64_t l = 0; l < k; ++l) right[l] = value(b, b_type, transpose_b ? j + l * ldb : l + j * ldb);
+    for (int64_t i = 0; i < m; ++i) {
+      double sum = 0.0;
+      for (int64_t l = 0; l < k; ++l) sum += static_cast<double>(left[i * k + l]) * right[l];
+      const int64_t at = i + j * ldc;
+      const float old = keep == 0.0f ? 0.0f : keep * value(c, c_type, at);
+      const float result = static_cast<float>(scale * sum + old);
+      if (c_type == 0) {
+        static_cast<float*>(c)[at] = result;
+      } else if (c_type == 2) {
+        static_cast<f16*>(c)[at] = to_f16(result);
+      } else {
+        static_cast<bf16*>(c)[at] = to_bf16(result);
+      }
+    }
+  }
+  return 0;
+}
+
+}  // extern "C"

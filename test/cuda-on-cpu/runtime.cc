@@ -1,0 +1,152 @@
+// The part of CUDA's runtime that is not about threads: devices, memory, streams. There are two devices, each with
+// GRPO_CUDA_ON_CPU_MEMORY bytes (16 GiB when it is not set). Each allocation ends where a page begins that nobody may
+// touch, so that reading or writing beyond it ends the process.
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <unordered_map>
+
+#include "cuda_runtime.h"
+
+namespace {
+
+constexpr int kDevices = 2;
+constexpr size_t kPoisoned = size_t{64} << 20;  // larger memory is not touched before it is used
+
+struct Allocation {
+  void* mapping;
+  size_t mapped, bytes;
+  int device;
+};
+
+std::mutex mutex;
+std::unordered_map<void*, Allocation> allocations;
+size_t live[kDevices] = {};
+thread_local int device = 0;
+thread_local cudaError_t last_error = cudaSuccess;
+
+size_t capacity() {
+  const char* text = std::getenv("GRPO_CUDA_ON_CPU_MEMORY");
+  return text ? std::strtoull(text, nullptr, 10) : size_t{16} << 30;
+}
+
+cudaError_t note(cudaError_t error) {
+  if (error) last_error = error;
+  return error;
+}
+
+}  // namespace
+
+const char* cudaGetErrorString(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess: return "no error";
+    case cudaErrorInvalidValue: return "invalid argument";
+    case cudaErrorMemoryAllocation: return "out of memory";
+    case cudaErrorNoDevice: return "no CUDA-capable device is detected";
+    case cudaErrorInvalidDevice: return "invalid device ordinal";
+    default: return "an illegal memory access was encountered";
+  }
+}
+cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
+
+cudaError_t cudaGetDeviceCount(int* count) { return *count = kDevices, cudaSuccess; }
+cudaError_t cudaSetDevice(int ordinal) {
+  if (ordinal < 0 || ordinal >= kDevices) return note(cudaErrorInvalidDevice);
+  return device = ordinal, cudaSuccess;
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  *properties = {};
+  std::snprintf(properties->name, sizeof properties->name, "CUDA on the CPU");
+  properties->totalGlobalMem = capacity();
+  properties->major = 9;
+  properties->multiProcessorCount = 4;
+  properties->l2CacheSize = 1 << 20;
+  properties->sharedMemPerBlockOptin = 227 << 10;
+  properties->sharedMemPerMultiprocessor = 228 << 10;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  return *value = attribute == cudaDevAttrMultiProcessorCount ? 4 : 1, cudaSuccess;
+}
+cudaError_t cudaDriverGetVersion(int* version) { return *version = 13000, cudaSuccess; }
+cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 13000, cudaSuccess; }
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  const std::lock_guard lock(mutex);
+  return *total = capacity(), *free = *total - live[device], cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int) { return *pool = nullptr, cudaSuccess; }
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
+cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t, cudaMemPoolAttr, void* value) {
+  const std::lock_guard lock(mutex);
+  return *static_cast<uint64_t*>(value) = live[device], cudaSuccess;
+}
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, size_t) { return cudaSuccess; }
+
+cudaError_t cudaMallocAsync(void** data, size_t bytes, cudaStream_t) {
+  const std::lock_guard lock(mutex);
+  if (bytes > capacity() || live[device] + bytes > capacity()) return note(cudaErrorMemoryAllocation);
+  const size_t page = sysconf(_SC_PAGESIZE), pages = (bytes + page - 1) / page * page;
+  void* mapping = mmap(nullptr, pages + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapping == MAP_FAILED) return note(cudaErrorMemoryAllocation);
+  mprotect(static_cast<char*>(mapping) + pages, page, PROT_NONE);
+  if (pages <= kPoisoned) std::memset(mapping, 0xff, pages);  // NaN: what nobody wrote is seen
+  // CUDA promises an alignment of 256 bytes; kernels need 16, and the end of the memory shall be near its guard.
+  *data = static_cast<char*>(mapping) + (pages - bytes) / 16 * 16;
+  allocations[*data] = {mapping, pages + page, bytes, device};
+  live[device] += bytes;
+  return cudaSuccess;
+}
+cudaError_t cudaFreeAsync(void* data, cudaStream_t) {
+  const std::lock_guard lock(mutex);
+  const auto found = allocations.find(data);
+  if (found == allocations.end()) return note(data ? cudaErrorInvalidValue : cudaSuccess);
+  munmap(found->second.mapping, found->second.mapped);
+  live[found->second.device] -= found->second.bytes;
+  allocations.erase(found);
+  return cudaSuccess;
+}
+cudaError_t cudaMallocHost(void** data, size_t bytes) {
+  *data = std::malloc(bytes);
+  return *data ? cudaSuccess : note(cudaErrorMemoryAllocation);
+}
+cudaError_t cudaFreeHost(void* data) { return std::free(data), cudaSuccess; }
+
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+  return std::memmove(to, from, bytes), cudaSuccess;
+}
+cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height,
+                              cudaMemcpyKind, cudaStream_t) {
+  for (size_t row = 0; row < height; ++row) {
+    std::memmove(static_cast<char*>(to) + row * to_pitch, static_cast<const char*>(from) + row * from_pitch, width);
+  }
+  return cudaSuccess;
+}
+cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t) {
+  return std::memset(data, value, bytes), cudaSuccess;
+}
+cudaError_t cudaMemset2DAsync(void* data, size_t pitch, int value, size_t width, size_t height, cudaStream_t) {
+  for (size_t row = 0; row < height; ++row) std::memset(static_cast<char*>(data) + row * pitch, value, width);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return *stream = nullptr, cudaSuccess; }
+cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return *event = nullptr, cudaSuccess; }
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
+
+cudaError_t cuda_on_cpu_check_launch(const cudaLaunchConfig_t& config, unsigned cluster) {
+  const dim3 grid = config.gridDim, block = config.blockDim;
+  const uint64_t threads = uint64_t{block.x} * block.y * block.z;
+  const bool fits = threads > 0 && threads <= 1024 && threads % 32 == 0 && grid.x > 0 && grid.x <= 0x7fffffffu &&
+                    grid.y > 0 && grid.y <= 65535 && grid.z > 0 && grid.z <= 65535 && grid.x % cluster == 0 &&
+                    cluster <= 16 && config.dynamicSmemBytes <= (227u << 10);
+  return fits ? cudaSuccess : note(cudaErrorInvalidValue);
+}
