@@ -64,7 +64,7 @@ export interface CollectiveFailure {
   worldSize: number;
   /** The rank that is to blame, as far as this one knows. */
   peer: number | undefined;
-  /** allReduce, reduceScatter, allGather, broadcast, connect or close. */
+  /** allReduce, reduceScatter, allGather, broadcast, reduce, connect or close. */
   collective: string;
   /** Which collective of the group it was, from 1; 0 for connect and close. */
   sequence: number;

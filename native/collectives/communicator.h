@@ -9,14 +9,14 @@
 
 namespace grpo_native {
 
-enum class CollectiveKind : uint32_t { kAllReduce, kReduceScatter, kAllGather, kBroadcast, kClose };
+enum class CollectiveKind : uint32_t { kAllReduce, kReduceScatter, kAllGather, kBroadcast, kReduce, kClose };
 enum class ReduceOp : uint32_t { kSum, kMax, kMin };
 
 struct CollectiveCall {
   CollectiveKind kind;
-  ReduceOp op;        // kAllReduce; kReduceScatter sums
+  ReduceOp op;        // kAllReduce; kReduceScatter and kReduce sum
   uint32_t dtype;     // grpo_dtype
-  uint32_t root;      // kBroadcast
+  uint32_t root;      // kBroadcast, kReduce
   uint64_t count;     // elements of the smaller tensor: what a rank has alone
   uint64_t sequence;  // which call of the group this is, from 1
   const void* in;
@@ -56,7 +56,7 @@ inline size_t collective_element_bytes(uint32_t dtype) { return dtype == 1 || dt
 
 // What libgrpo_gloo.so exports as `grpo_gloo_version` and `grpo_gloo_open`. It is built together with the addon, by the
 // same compiler; the version guards against a stale file.
-constexpr uint32_t kGlooLibraryVersion = 1;
+constexpr uint32_t kGlooLibraryVersion = 2;
 using GlooOpen = Communicator* (*)(const CommunicatorOptions& options, std::string& error);
 
 }  // namespace grpo_native

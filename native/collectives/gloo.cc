@@ -54,7 +54,7 @@ struct Header {
   bool operator==(const Header&) const = default;
 };
 
-const char* const kNames[] = {"allReduce", "reduceScatter", "allGather", "broadcast", "close"};
+const char* const kNames[] = {"allReduce", "reduceScatter", "allGather", "broadcast", "reduce", "close"};
 const char* const kDTypes[] = {"f32", "bf16", "f16", "i32"};
 const char* const kOps[] = {"sum", "max", "min"};
 
@@ -65,6 +65,7 @@ std::string describe(const Header& h) {
   text += " of " + std::to_string(h.count) + " " + kDTypes[h.dtype];
   if (h.kind == uint32_t(CollectiveKind::kAllReduce)) text += std::string(" (") + kOps[h.op] + ")";
   if (h.kind == uint32_t(CollectiveKind::kBroadcast)) text += " from rank " + std::to_string(h.root);
+  if (h.kind == uint32_t(CollectiveKind::kReduce)) text += " to rank " + std::to_string(h.root);
   return text;
 }
 
@@ -181,6 +182,9 @@ class GlooCommunicator final : public Communicator {
           break;
         case CollectiveKind::kBroadcast:
           broadcast(call);
+          break;
+        case CollectiveKind::kReduce:
+          reduce(call, static_cast<const char*>(call.in), all_of(call.root, call.count), call.out);
           break;
         case CollectiveKind::kClose:
           break;
@@ -378,6 +382,13 @@ class GlooCommunicator final : public Communicator {
   std::vector<Part> whole_parts(size_t count) const {
     std::vector<Part> parts;
     for (int r = 0; r < size_; ++r) parts.push_back({r * count, count});
+    return parts;
+  }
+
+  // All elements are part `root`.
+  std::vector<Part> all_of(uint32_t root, size_t count) const {
+    std::vector<Part> parts(size_, Part{0, 0});
+    parts[root].count = count;
     return parts;
   }
 

@@ -14,7 +14,7 @@ using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 const char* name_of(const CollectiveCall& call) {
-  const char* const names[] = {"allReduce", "reduceScatter", "allGather", "broadcast", "close"};
+  const char* const names[] = {"allReduce", "reduceScatter", "allGather", "broadcast", "reduce", "close"};
   return names[static_cast<uint32_t>(call.kind)];
 }
 

@@ -52,7 +52,8 @@ constexpr int kOldestVersion = 21400;
   F(ncclAllReduce, (const void*, void*, size_t count, int dtype, int op, NcclComm, CudaStream))         \
   F(ncclReduceScatter, (const void*, void*, size_t count_out, int dtype, int op, NcclComm, CudaStream)) \
   F(ncclAllGather, (const void*, void*, size_t count_in, int dtype, NcclComm, CudaStream))              \
-  F(ncclBroadcast, (const void*, void*, size_t count, int dtype, int root, NcclComm, CudaStream))
+  F(ncclBroadcast, (const void*, void*, size_t count, int dtype, int root, NcclComm, CudaStream))       \
+  F(ncclReduce, (const void*, void*, size_t count, int dtype, int op, int root, NcclComm, CudaStream))
 
 // grpo_dtype and ReduceOp as NCCL numbers them: f32, bf16, f16, i32; sum, max, min.
 constexpr int kDTypes[] = {7, 9, 6, 2};
@@ -206,6 +207,8 @@ class NcclCommunicator final : public Communicator {
         return f_.ncclReduceScatter(call.in, call.out, call.count, dtype, op, comm_, stream_);
       case CollectiveKind::kAllGather:
         return f_.ncclAllGather(call.in, call.out, call.count, dtype, comm_, stream_);
+      case CollectiveKind::kReduce:
+        return f_.ncclReduce(call.in, call.out, call.count, dtype, op, static_cast<int>(call.root), comm_, stream_);
       default:
         return f_.ncclBroadcast(call.in, call.out, call.count, dtype, static_cast<int>(call.root), comm_, stream_);
     }
@@ -266,6 +269,7 @@ class NcclCommunicator final : public Communicator {
   uint64_t ring_bytes(const CollectiveCall& call) const {
     const uint64_t n = options_.world_size, bytes = call.count * collective_element_bytes(call.dtype);
     if (call.kind == CollectiveKind::kAllReduce) return 2 * bytes * (n - 1) / n;
+    if (call.kind == CollectiveKind::kReduce) return static_cast<int>(call.root) == options_.rank ? 0 : bytes;
     return call.kind == CollectiveKind::kBroadcast ? bytes : bytes * (n - 1);
   }
 

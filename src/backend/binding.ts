@@ -31,7 +31,7 @@ export interface Binding {
   /** The addresses of all ranks, in rank order. */
   connectGroup(group: number, addresses: readonly Uint8Array[]): Promise<void>;
   /**
-   * Kinds: 0 allReduce, 1 reduceScatter, 2 allGather, 3 broadcast; ops: 0 sum, 1 max, 2 min. `count`: elements of the
+   * Kinds: 0 allReduce, 1 reduceScatter, 2 allGather, 3 broadcast, 4 reduce; ops: 0 sum, 1 max, 2 min. `count`: elements of the
    * smaller tensor. The payload holds the tensors that are read and written, as for `run`. Gives the collective's number.
    */
   startCollective(group: number, kind: number, op: number, root: number, count: number, payload: Float64Array): number;

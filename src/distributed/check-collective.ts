@@ -1,7 +1,7 @@
 import { InvalidArgumentError } from '../errors.js';
 import type { Device, Tensor } from '../tensor.js';
 
-export type CollectiveName = 'allReduce' | 'reduceScatter' | 'allGather' | 'broadcast';
+export type CollectiveName = 'allReduce' | 'reduceScatter' | 'allGather' | 'broadcast' | 'reduce';
 
 /** Throws an `InvalidArgumentError` when the tensors of a collective do not fit it or each other. */
 export function checkCollective(
@@ -23,7 +23,10 @@ export function checkCollective(
   if (input.dtype !== output.dtype) {
     throw new InvalidArgumentError(`${name}: output`, `dtype ${input.dtype}, the input's`, output.dtype);
   }
-  const factors = { allReduce: [1, 1], broadcast: [1, 1], reduceScatter: [1, worldSize], allGather: [worldSize, 1] };
+  const factors = {
+    ...{ allReduce: [1, 1], broadcast: [1, 1], reduce: [1, 1] },
+    ...{ reduceScatter: [1, worldSize], allGather: [worldSize, 1] },
+  };
   const [inputs, outputs] = factors[name] as [number, number];
   if (input.size * inputs !== output.size * outputs) {
     const ratio = name === 'reduceScatter' ? `1/${worldSize} of` : `${worldSize} times`;

@@ -3,11 +3,6 @@ import type { ParameterGroup, Parameters } from '../models/parameters.js';
 import type { ProcessGroup } from './process-group.js';
 
 export interface GradientBucketOptions {
-  /**
-   * `all-reduce`: every rank gets the sum of all gradients. `reduce-scatter`: a rank gets that of its `shards`, at half the
-   * traffic; what the other places hold afterwards is undefined.
-   */
-  mode?: 'all-reduce' | 'reduce-scatter';
   /** Bytes of a bucket: smaller ones start earlier, larger ones cost less each. Default 4 MiB. */
   bucketBytes?: number;
 }
@@ -28,12 +23,9 @@ interface Bucket extends ParameterGroup {
 export class GradientBuckets {
   /** In the order in which they are started. */
   readonly buckets: readonly ParameterGroup[];
-  /** The elements whose sums this rank gets: all of them with `all-reduce`. */
-  readonly shards: readonly ParameterGroup[];
   readonly #group: ProcessGroup;
   readonly #parameters: Parameters;
   readonly #order: readonly string[];
-  readonly #mode: 'all-reduce' | 'reduce-scatter';
   readonly #ready: readonly number[];
   readonly #complete = new Set<string>();
   #started = 0;
@@ -43,22 +35,15 @@ export class GradientBuckets {
     group: ProcessGroup,
     parameters: Parameters,
     order: readonly string[],
-    { mode = 'all-reduce', bucketBytes = 4 * 2 ** 20 }: GradientBucketOptions = {},
+    { bucketBytes = 4 * 2 ** 20 }: GradientBucketOptions = {},
   ) {
     if (!(bucketBytes >= 4)) throw new InvalidArgumentError('bucketBytes', '4 or more', bucketBytes);
-    if (mode !== 'all-reduce' && mode !== 'reduce-scatter') {
-      throw new InvalidArgumentError('mode', 'all-reduce or reduce-scatter', mode);
-    }
     this.#group = group;
     this.#parameters = parameters;
     this.#order = order;
-    this.#mode = mode;
-    const { worldSize, rank } = group;
-    const elements = Math.max(1, Math.floor(bucketBytes / 4 / worldSize)) * worldSize;
-    const buckets = cut(parameters, order, elements);
+    const buckets = cut(parameters, order, Math.floor(bucketBytes / 4));
     this.buckets = buckets.map(({ offset, count }) => ({ offset, count }));
     this.#ready = buckets.map(({ ready }) => ready);
-    this.shards = mode === 'all-reduce' ? this.buckets : this.buckets.flatMap((b) => shardOf(b, worldSize, rank));
   }
 
   /** Tells that backward has queued everything for the parameters whose names begin like this: an entry of the order. */
@@ -90,24 +75,10 @@ export class GradientBuckets {
   #exchange({ offset, count }: ParameterGroup): void {
     const { gradients } = this.#parameters;
     if (!gradients) throw new GrpoError('GRPO_FROZEN', 'GradientBuckets: the parameters are frozen');
-    const { worldSize, rank } = this.#group;
-    const part = (at: number, length: number) => gradients.view([length], at);
-    const all = this.#mode === 'all-reduce' ? count : count % worldSize;
-    const scattered = count - all;
-    const views = [part(offset, scattered), part(offset + (scattered / worldSize) * rank, scattered / worldSize)];
-    if (scattered > 0) this.#group.reduceScatter(views[0]!, views[1]!);
-    const rest = part(offset + scattered, all);
-    if (all > 0) this.#group.allReduce(rest);
-    for (const view of [...views, rest]) view.dispose();
+    const bucket = gradients.view([count], offset);
+    this.#group.allReduce(bucket);
+    bucket.dispose();
   }
-}
-
-/** The part of a bucket that a rank gets of a reduce-scatter; what cannot be divided goes to the last rank. */
-function shardOf({ offset, count }: ParameterGroup, worldSize: number, rank: number): ParameterGroup[] {
-  const share = Math.floor(count / worldSize);
-  const begin = share * rank;
-  const end = rank === worldSize - 1 ? count : begin + share;
-  return end > begin ? [{ offset: offset + begin, count: end - begin }] : [];
 }
 
 /** Cuts the flat gradients into buckets of this many elements, those first that are complete first. */

@@ -5,7 +5,7 @@ import type { Device, Tensor } from '../tensor.js';
 import { type CollectiveName, checkCollective } from './check-collective.js';
 import type { CollectiveStatistics, PendingCollective, ProcessGroup, ReduceOp } from './process-group.js';
 
-const kinds: Record<CollectiveName, number> = { allReduce: 0, reduceScatter: 1, allGather: 2, broadcast: 3 };
+const kinds: Record<CollectiveName, number> = { allReduce: 0, reduceScatter: 1, allGather: 2, broadcast: 3, reduce: 4 };
 const ops: Record<ReduceOp, number> = { sum: 0, max: 1, min: 2 };
 
 /** What a group is, apart from the device and the addon. */
@@ -54,10 +54,11 @@ export class NativeProcessGroup implements ProcessGroup {
   }
 
   broadcast(tensor: Tensor, root: number): PendingCollective {
-    if (!Number.isInteger(root) || root < 0 || root >= this.worldSize) {
-      throw new InvalidArgumentError('broadcast: root', `a rank below ${this.worldSize}`, root);
-    }
-    return this.#start('broadcast', tensor, tensor, 'sum', root);
+    return this.#rooted('broadcast', tensor, root);
+  }
+
+  reduce(tensor: Tensor, root: number): PendingCollective {
+    return this.#rooted('reduce', tensor, root);
   }
 
   async barrier(): Promise<void> {
@@ -113,6 +114,13 @@ export class NativeProcessGroup implements ProcessGroup {
       this.#last = { failure, statistics: this.statistics() };
       this.#binding.releaseGroup(this.#group);
     }
+  }
+
+  #rooted(name: 'broadcast' | 'reduce', tensor: Tensor, root: number): PendingCollective {
+    if (!Number.isInteger(root) || root < 0 || root >= this.worldSize) {
+      throw new InvalidArgumentError(`${name}: root`, `a rank below ${this.worldSize}`, root);
+    }
+    return this.#start(name, tensor, tensor, 'sum', root);
   }
 
   #start(name: CollectiveName, input: Tensor, output: Tensor, op: ReduceOp = 'sum', root = 0): PendingCollective {

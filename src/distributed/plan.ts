@@ -34,15 +34,16 @@ const jsonBytesPerToken = 26;
 /**
  * Bytes that a rank sends. An all-reduce of B bytes over n ranks sends 2 (n - 1) / n B from each, a reduce-scatter and an
  * all-gather (n - 1) / n B each: the least there is, which rings reach (Patarasuk and Yuan, 2009). Stage 0 all-reduces the
- * gradients, which are float32; stage 1 also gathers the weights; stage 2 scatters the gradients instead (ZeRO,
- * arXiv:1910.02054, section 7.2: 2 P elements in all, as much as without).
+ * gradients, which are float32; stage 1 also gathers the weights; stage 2 sends each gradient to its owner instead (ZeRO,
+ * arXiv:1910.02054, section 7.2: 2 P elements in all, as much as without), but after every micro-batch.
  */
 export function estimateTraffic({ model, config, dtype, worldSize: n }: PlanInput): Traffic {
   const count = parameterCount(model);
   const share = (n - 1) / n;
   // Parts of equal length, so the last one may reach behind the weights.
   const padded = shardLength(count, n) * n;
-  const gradients = config.zeroStage === 2 ? share * float * padded : 2 * share * float * count;
+  const gradients =
+    config.zeroStage === 2 ? config.gradientAccumulationSteps * share * float * padded : 2 * share * float * count;
   const weights = config.zeroStage > 0 ? share * bytesOf(dtype) * padded : 0;
   const perRank = config.perDeviceTrainBatchSize * config.gradientAccumulationSteps * config.maxCompletionLength;
   const completions = n > 1 ? ((n - 1) * perRank * jsonBytesPerToken) / config.numIterations : 0;

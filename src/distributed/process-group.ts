@@ -60,6 +60,8 @@ export interface ProcessGroup {
   allGather(input: Tensor, output: Tensor): PendingCollective;
   /** Replaces the tensor on every rank by that of rank `root`. */
   broadcast(tensor: Tensor, root: number): PendingCollective;
+  /** Gives rank `root` the sum over the ranks in place of its tensor; the others keep theirs. */
+  reduce(tensor: Tensor, root: number): PendingCollective;
   /** Resolves when every rank has called it and everything queued before it has run on every rank. */
   barrier(): Promise<void>;
   /** Small values (rewards, metrics) of all ranks, in rank order: what JSON can hold. */

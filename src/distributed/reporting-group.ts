@@ -29,6 +29,10 @@ export function reportingGroup(group: ProcessGroup, report: (collective: string)
       say('broadcast', tensor);
       return group.broadcast(tensor, root);
     },
+    reduce(tensor, root) {
+      say('reduce', tensor);
+      return group.reduce(tensor, root);
+    },
     barrier() {
       say('barrier');
       return group.barrier();

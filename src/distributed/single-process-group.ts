@@ -37,8 +37,11 @@ class SingleProcessGroup implements ProcessGroup {
   }
 
   broadcast(tensor: Tensor, root: number): PendingCollective {
-    if (root !== 0) throw new InvalidArgumentError('root', 'rank 0, the only one', root);
-    return this.#run('broadcast', tensor, tensor);
+    return this.#rooted('broadcast', tensor, root);
+  }
+
+  reduce(tensor: Tensor, root: number): PendingCollective {
+    return this.#rooted('reduce', tensor, root);
   }
 
   async barrier(): Promise<void> {
@@ -72,6 +75,11 @@ class SingleProcessGroup implements ProcessGroup {
 
   async close(): Promise<void> {
     this.#closed = true;
+  }
+
+  #rooted(name: 'broadcast' | 'reduce', tensor: Tensor, root: number): PendingCollective {
+    if (root !== 0) throw new InvalidArgumentError('root', 'rank 0, the only one', root);
+    return this.#run(name, tensor, tensor);
   }
 
   #run(name: CollectiveName, input: Tensor, output: Tensor): PendingCollective {

@@ -35,7 +35,13 @@ export function shardLength(count: number, worldSize: number): number {
   return worldSize === 1 ? count : Math.ceil(count / worldSize / 8) * 8;
 }
 
-type Entry = { -readonly [K in keyof Parameter]: Parameter[K] } & ParameterGroup;
+/** Memory of gradients that are not whole at any time. */
+export interface GradientMemory {
+  /** float32, for the gradients of elements of the flat weights from `offset` on; what was not added to is zero. */
+  view(shape: readonly number[], offset: number): Tensor;
+}
+
+type Entry = Parameter & ParameterGroup;
 
 /**
  * All weights of a model in one flat tensor of the model's dtype, so that the optimiser, the gradient norm and the
@@ -49,6 +55,8 @@ export class Parameters implements Iterable<Parameter> {
   readonly #entries = new Map<string, Entry>();
   readonly #spans = new Map<string, Entry>();
   #gradients: Tensor | null = null;
+  #gradientMemory: GradientMemory | null = null;
+  readonly #gradientViews = new Map<string, Tensor>();
 
   /** The content is undefined until it is written: `value.write` of each, or `copyFrom`. */
   constructor(device: Device, dtype: DType, specs: readonly ParameterSpec[]) {
@@ -60,7 +68,7 @@ export class Parameters implements Iterable<Parameter> {
     let decayed = 0;
     for (const { name, shape, decay } of ordered) {
       const size = elementCount(shape);
-      this.#entries.set(name, { name, value: this.flat.view(shape, offset), grad: null, offset, count: size });
+      this.#entries.set(name, this.#entryAt(name, shape, offset, size));
       offset += size;
       if (decay) decayed = offset;
     }
@@ -76,13 +84,13 @@ export class Parameters implements Iterable<Parameter> {
     return this.flat.dtype;
   }
 
-  /** float32 [P], laid out as `flat`; null while the parameters are frozen. */
+  /** float32 [P], laid out as `flat`; null while the parameters are frozen, or their gradients lie elsewhere. */
   get gradients(): Tensor | null {
     return this.#gradients;
   }
 
   get frozen(): boolean {
-    return this.#gradients === null;
+    return this.#gradients === null && this.#gradientMemory === null;
   }
 
   /**
@@ -123,24 +131,30 @@ export class Parameters implements Iterable<Parameter> {
     if (!adjacent) throw new InvalidArgumentError('names', 'parameters that lie one after another', names);
     const columns = first.value.shape.slice(1);
     const shape = [count / elementCount(columns), ...columns];
-    const span: Entry = {
-      name: key,
-      value: this.flat.view(shape, first.offset),
-      grad: null,
-      offset: first.offset,
-      count,
-    };
-    if (this.#gradients) span.grad = this.#gradients.view(shape, first.offset);
+    const span = this.#entryAt(key, shape, first.offset, count);
     this.#spans.set(key, span);
     return span;
   }
 
-  /** Allocates the gradients, all zero. Without this the parameters are frozen. */
-  enableGradients(): void {
-    if (this.#gradients) return;
-    this.#gradients = padded(this.device, this.count, 'f32');
-    this.zeroGradients();
-    for (const entry of this.#views()) entry.grad = this.#gradients.view(entry.value.shape, entry.offset);
+  /** Allocates the gradients, all zero, unless they lie in `memory`. Without this the parameters are frozen. */
+  enableGradients(memory: GradientMemory | null = null): void {
+    if (memory) {
+      this.freeze();
+      this.#gradientMemory = memory;
+    } else if (!this.#gradients) {
+      this.#gradientMemory = null;
+      this.#gradients = padded(this.device, this.count, 'f32');
+      this.zeroGradients();
+    }
+  }
+
+  /** Frees the gradients. */
+  freeze(): void {
+    for (const view of this.#gradientViews.values()) view.dispose();
+    this.#gradientViews.clear();
+    this.#gradients?.dispose();
+    this.#gradients = null;
+    this.#gradientMemory = null;
   }
 
   zeroGradients(): void {
@@ -161,17 +175,27 @@ export class Parameters implements Iterable<Parameter> {
   }
 
   dispose(): void {
-    for (const { value, grad } of this.#views()) {
-      value.dispose();
-      grad?.dispose();
-    }
+    for (const entries of [this.#entries, this.#spans]) for (const { value } of entries.values()) value.dispose();
     this.flat.dispose();
-    this.#gradients?.dispose();
+    this.freeze();
   }
 
-  *#views(): Generator<Entry> {
-    yield* this.#entries.values();
-    yield* this.#spans.values();
+  #entryAt(name: string, shape: readonly number[], offset: number, count: number): Entry {
+    const gradient = () => this.#gradient(name, shape, offset);
+    return {
+      ...{ name, value: this.flat.view(shape, offset), offset, count },
+      get grad() {
+        return gradient();
+      },
+    };
+  }
+
+  #gradient(name: string, shape: readonly number[], offset: number): Tensor | null {
+    if (this.#gradientMemory) return this.#gradientMemory.view(shape, offset);
+    if (!this.#gradients) return null;
+    const known = this.#gradientViews.get(name) ?? this.#gradients.view(shape, offset);
+    this.#gradientViews.set(name, known);
+    return known;
   }
 
   #entry(name: string): Entry {

@@ -62,3 +62,8 @@ export function tokenShare<T extends Sequence>(sequences: readonly T[], rank: nu
   const offsets = balancedRuns(tokenCosts(sequences), worldSize);
   return sequences.slice(offsets[rank], offsets[rank + 1]);
 }
+
+/** Runs of `size` neighbours; the last may be shorter. */
+export function microBatches<T>(rows: readonly T[], size: number): T[][] {
+  return Array.from({ length: Math.ceil(rows.length / size) }, (_, i) => rows.slice(i * size, (i + 1) * size));
+}

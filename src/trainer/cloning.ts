@@ -7,10 +7,11 @@ import { singleProcessGroup } from '../distributed/single-process-group.js';
 import { FileFormatError } from '../errors.js';
 import type { CausalLM } from '../models/causal-lm.js';
 import type { TokenSequence } from '../models/token-scores.js';
-import type { Scope, Tensor } from '../tensor.js';
-import { tokenShare } from './balance.js';
+import type { Scope } from '../tensor.js';
+import { microBatches, tokenShare } from './balance.js';
 import type { GRPOConfig } from './config.js';
 import { backwardCrossEntropy } from './cross-entropy.js';
+import type { AdamW } from './optimizer.js';
 
 /** Keeps the order of the demonstrations from being that of the prompts. */
 const orderStream = 0xffff_ffff;
@@ -43,28 +44,23 @@ export class Cloning {
 
   /**
    * Adds the gradients of sftCoefficient * (mean over the replies of the mean cross-entropy of their tokens), as far as
-   * this rank works on them. What is returned gives this rank's part of that mean, without the coefficient. `onGradients`
-   * hears of the last of the backward passes.
+   * this rank works on them; `optimizer` then updates. What is returned gives this rank's part of that mean, without the
+   * coefficient.
    */
-  backward(
-    sequences: readonly TokenSequence[],
-    scope: Scope,
-    onGradients: ((prefix: string) => void) | null = null,
-  ): { read(): Promise<number> } {
+  backward(sequences: readonly TokenSequence[], optimizer: AdamW, scope: Scope): { read(): Promise<number> } {
     const { perDeviceTrainBatchSize: size, sftCoefficient } = this.#config;
-    const parts: { logProbs: Tensor; shares: number[] }[] = [];
-    const own = tokenShare(sequences, this.#group.rank, this.#group.worldSize);
-    for (let begin = 0; begin < own.length; begin += size) {
-      const batch = own.slice(begin, begin + size);
-      const hears = begin + size >= own.length ? onGradients : null;
-      const shares = batch.map(({ completionIds }) => 1 / (sequences.length * completionIds.length));
-      const weights = shares.map((share) => sftCoefficient * share);
-      const { logProbs } = backwardCrossEntropy(this.#policy, batch, weights, this.#config, scope, hears);
-      parts.push({
-        logProbs,
-        shares: batch.flatMap(({ completionIds }, b) => repeat(shares[b]!, completionIds.length)),
-      });
-    }
+    const { rank, worldSize } = this.#group;
+    const cut = (of: number) => microBatches(tokenShare(sequences, of, worldSize), size);
+    const parts = optimizer.backwardEach(
+      cut(rank),
+      (of) => cut(of).length,
+      (batch, onGradients) => {
+        const shares = batch.map(({ completionIds }) => 1 / (sequences.length * completionIds.length));
+        const weights = shares.map((share) => sftCoefficient * share);
+        const { logProbs } = backwardCrossEntropy(this.#policy, batch, weights, this.#config, scope, onGradients);
+        return { logProbs, shares: batch.flatMap(({ completionIds }, b) => repeat(shares[b]!, completionIds.length)) };
+      },
+    );
     return {
       read: async () => {
         const values = await Promise.all(parts.map(({ logProbs }) => logProbs.read()));

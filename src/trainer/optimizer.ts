@@ -1,5 +1,6 @@
 import { GradientBuckets } from '../distributed/gradient-buckets.js';
 import type { ProcessGroup } from '../distributed/process-group.js';
+import { ShardedGradients } from '../distributed/sharded-gradients.js';
 import { singleProcessGroup } from '../distributed/single-process-group.js';
 import type { ParameterGroup, Parameters } from '../models/parameters.js';
 import type { Tensor } from '../tensor.js';
@@ -16,8 +17,8 @@ export type OptimizerOptions = Pick<
  * decayed. A model in bf16 or f16 gets float32 master weights: an update smaller than a rounding step is not lost.
  *
  * With several ranks the gradients are summed over them. `zeroStage` 0 keeps the whole state on every rank; 1 keeps a part a
- * rank, which updates that part of the weights and gives it to the others; 2 also sums only that part of the gradients
- * there. All give the same bits where the collectives do.
+ * rank, which updates that part of the weights and gives it to the others; 2 also keeps only that part of the gradients.
+ * All give the same bits where the collectives do, but for 2 with several micro-batches, which it adds up in another order.
  */
 export class AdamW {
   readonly #parameters: Parameters;
@@ -28,9 +29,12 @@ export class AdamW {
   readonly #secondMoment: Tensor;
   readonly #masters: Tensor | null;
   readonly #buckets: GradientBuckets | null;
+  readonly #sharded: ShardedGradients | null;
   /** The weights that this rank keeps the state of. */
   readonly shard: ParameterGroup;
   #updates = 0;
+  /** Micro-batches since the last update whose gradients have been exchanged. */
+  #exchanges = 0;
 
   /** Enables the gradients of `parameters`. */
   constructor(
@@ -46,7 +50,8 @@ export class AdamW {
     this.#group = group;
     this.#stage = group.worldSize === 1 ? 0 : (options.zeroStage ?? 0);
     this.shard = this.#stage === 0 ? { offset: 0, count } : this.shardOf(group.rank, group.worldSize);
-    parameters.enableGradients();
+    this.#sharded = this.#stage === 2 ? new ShardedGradients(group, parameters, gradientOrder) : null;
+    parameters.enableGradients(this.#sharded);
     this.#buckets =
       group.worldSize > 1 && this.#stage < 2 ? new GradientBuckets(group, parameters, gradientOrder) : null;
     const shape = [this.shard.count];
@@ -93,22 +98,43 @@ export class AdamW {
    */
   update(learningRate: number): Tensor {
     const { groups } = this.#parameters;
-    this.#reduceGradients();
+    this.#buckets?.finish();
+    if (this.#exchanges === 0) this.#sharded?.finish();
+    this.#exchanges = 0;
     const norm = this.#globalNorm();
     this.#updateGroup(groups.decay, norm, learningRate, this.#options.weightDecay);
     this.#updateGroup(groups.noDecay, norm, learningRate, 0);
     if (this.#stage > 0) this.#gatherWeights();
-    this.#parameters.zeroGradients();
+    if (this.#sharded) this.#parameters.device.run('fill', { out: this.#sharded.sums, value: 0 });
+    else this.#parameters.zeroGradients();
     return norm;
   }
 
   /**
-   * For the last backward pass before an update: lets the ranks add up the gradients of one layer while those of the next
-   * are computed. null where they are exchanged at once, in `update`.
+   * Runs backward on each of this rank's micro-batches and gives what `backward` returns. It passes `onGradients` on to the
+   * scores, so that the ranks add up the gradients of one layer while those of the next are computed. `countOf` tells how
+   * many micro-batches a rank has: with `zeroStage` 2 all ranks exchange gradients after each, or with a rank that has one.
+   * `last`: no other ones follow before `update`.
    */
-  get onGradients(): ((prefix: string) => void) | null {
-    const buckets = this.#buckets;
-    return buckets && ((prefix) => buckets.complete(prefix));
+  backwardEach<T, R>(
+    own: readonly T[],
+    countOf: (rank: number) => number,
+    backward: (microBatch: T, onGradients: ((prefix: string) => void) | null) => R,
+    last = true,
+  ): R[] {
+    const sharded = this.#sharded;
+    const results = own.map((microBatch, i) => {
+      const listener = sharded ?? (last && i === own.length - 1 ? this.#buckets : null);
+      const result = backward(microBatch, listener && ((prefix) => listener.complete(prefix)));
+      sharded?.finish();
+      return result;
+    });
+    if (sharded) {
+      const most = Math.max(...Array.from({ length: this.#group.worldSize }, (_, rank) => countOf(rank)));
+      for (let i = own.length; i < most; i++) sharded.finish();
+      this.#exchanges += most;
+    }
+    return results;
   }
 
   /** Counts the update, unless its gradients were not finite and it therefore left everything as it was. */
@@ -122,21 +148,10 @@ export class AdamW {
     this.#firstMoment.dispose();
     this.#secondMoment.dispose();
     this.#masters?.dispose();
-  }
-
-  #reduceGradients(): void {
-    const { rank, worldSize } = this.#group;
-    if (worldSize === 1) return;
-    const gradients = this.#parameters.gradients!;
-    if (this.#buckets) {
-      this.#buckets.finish();
-      return;
+    if (this.#sharded) {
+      this.#parameters.freeze();
+      this.#sharded.dispose();
     }
-    const { length } = this.#parameters.shard(rank, worldSize);
-    const [whole, own] = [gradients.view([length * worldSize]), gradients.view([length], rank * length)];
-    this.#group.reduceScatter(whole, own);
-    whole.dispose();
-    own.dispose();
   }
 
   /** The norm of the norms of the ranks' parts, whoever computes them: the same bits with every stage. */
@@ -152,7 +167,7 @@ export class AdamW {
     for (let r = 0; r < worldSize; r++) {
       const { offset, count } = this.shardOf(r, worldSize);
       if (count === 0 || (this.#stage > 0 && r !== rank)) continue;
-      const [part, out] = [gradients!.view([count], offset), norms.view([1], r)];
+      const [part, out] = [this.#gradientsAt(offset, count), norms.view([1], r)];
       device.run('globalNorm', { in: part, norm: out });
       part.dispose();
       out.dispose();
@@ -165,6 +180,14 @@ export class AdamW {
     device.run('globalNorm', { in: norms, norm });
     norms.dispose();
     return norm;
+  }
+
+  /** Of some weights of the shard. */
+  #gradientsAt(offset: number, count: number): Tensor {
+    const { gradients } = this.#parameters;
+    return this.#sharded
+      ? this.#sharded.sums.view([count], offset - this.shard.offset)
+      : gradients!.view([count], offset);
   }
 
   #gatherWeights(): void {
@@ -182,12 +205,12 @@ export class AdamW {
     const begin = Math.max(group.offset, this.shard.offset);
     const count = Math.min(group.offset + group.count, this.shard.offset + this.shard.count) - begin;
     if (count <= 0) return;
-    const { device, flat, gradients } = this.#parameters;
+    const { device, flat } = this.#parameters;
     const ofModel = (tensor: Tensor) => tensor.view([count], begin);
     const ofState = (tensor: Tensor) => tensor.view([count], begin - this.shard.offset);
     const tensors = {
       parameters: this.#masters ? ofState(this.#masters) : ofModel(flat),
-      gradients: ofModel(gradients!),
+      gradients: this.#gradientsAt(begin, count),
       firstMoment: ofState(this.#firstMoment),
       secondMoment: ofState(this.#secondMoment),
       modelWeights: this.#masters ? ofModel(flat) : null,

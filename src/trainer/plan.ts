@@ -1,6 +1,7 @@
 import type { ModelConfig } from '../models/config.js';
-import { parameterSpecs } from '../models/decoder.js';
+import { gradientOrder, parameterSpecs } from '../models/decoder.js';
 import { shardLength } from '../models/parameters.js';
+import { elementCount } from '../tensor.js';
 import type { GRPOConfig } from './config.js';
 import { learningRateAt, totalUpdates } from './schedule.js';
 
@@ -24,14 +25,16 @@ export function promptsPerUpdate(c: GRPOConfig, worldSize = 1): number {
   return (c.gradientAccumulationSteps * c.perDeviceTrainBatchSize * worldSize) / (c.numGenerations * c.numIterations);
 }
 
-export function planRun(config: GRPOConfig, rows: number | null): RunPlan {
+/** Of a run on `worldSize` ranks, all together. */
+export function planRun(config: GRPOConfig, rows: number | null, worldSize = 1): RunPlan {
   const { perDeviceTrainBatchSize, gradientAccumulationSteps, numGenerations, contrast } = config;
   const steps = config.stepsPerGeneration ?? gradientAccumulationSteps;
-  const completionsPerUpdate = perDeviceTrainBatchSize * gradientAccumulationSteps;
-  const total = totalUpdates(config, rows === null ? null : rows / promptsPerUpdate(config));
+  const microBatch = perDeviceTrainBatchSize * worldSize;
+  const completionsPerUpdate = microBatch * gradientAccumulationSteps;
+  const total = totalUpdates(config, rows === null ? null : rows / promptsPerUpdate(config, worldSize));
   return {
-    promptsPerGeneration: (perDeviceTrainBatchSize * steps) / numGenerations,
-    completionsPerGeneration: perDeviceTrainBatchSize * steps,
+    promptsPerGeneration: (microBatch * steps) / numGenerations,
+    completionsPerGeneration: microBatch * steps,
     directCompletions: contrast ? Math.round(numGenerations * contrast.share) : 0,
     completionsPerUpdate,
     updatesPerGeneration: (steps * config.numIterations) / gradientAccumulationSteps,
@@ -104,13 +107,24 @@ export function estimateMemory(
   const fixed = {
     weights: size * count,
     reference: config.beta > 0 && !referenceElsewhere ? size * count : 0,
-    gradients: float * count,
+    gradients: float * (config.zeroStage === 2 && worldSize > 1 ? shardedGradients(model, worldSize) : count),
     optimizer: float * (dtype === 'f32' ? 2 : 3) * (config.zeroStage > 0 ? shardLength(count, worldSize) : count),
   };
   const sum = Object.values(fixed).reduce((total, bytes) => total + bytes, 0);
   return { ...fixed, activations, logits, cache, total: sum + Math.max(activations + logits, cache + logits) };
 }
 
+/** Elements of ShardedGradients at its peak: a shard, two layers, and an embedding that is the head too. */
+function shardedGradients(model: ModelConfig, worldSize: number): number {
+  const specs = parameterSpecs(model);
+  const sizes = gradientOrder(model).map((prefix) =>
+    specs.filter(({ name }) => name.startsWith(prefix)).reduce((sum, { shape }) => sum + elementCount(shape), 0),
+  );
+  const embedding = model.tieWordEmbeddings ? sizes.pop()! : 0;
+  const neighbours = Math.max(...sizes.map((size, i) => size + (sizes[i + 1] ?? 0)));
+  return shardLength(parameterCount(model), worldSize) + embedding + neighbours;
+}
+
 export function parameterCount(model: ModelConfig): number {
-  return parameterSpecs(model).reduce((sum, { shape }) => sum + shape.reduce((product, n) => product * n, 1), 0);
+  return parameterSpecs(model).reduce((sum, { shape }) => sum + elementCount(shape), 0);
 }

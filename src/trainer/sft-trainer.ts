@@ -3,7 +3,7 @@ import type { PromptRecord } from '../data/prompts.js';
 import type { DemonstrationRecord } from '../data/records.js';
 import type { TokenSequence } from '../models/token-scores.js';
 import { Scope } from '../tensor.js';
-import { tokenShare } from './balance.js';
+import { microBatches, tokenShare } from './balance.js';
 import type { SFTConfig, SFTOptions } from './config.js';
 import { backwardCrossEntropy } from './cross-entropy.js';
 import { parseSFTConfig } from './parse-config.js';
@@ -51,19 +51,21 @@ export class SFTTrainer extends Trainer<SFTConfig> {
 
   protected override async update(learningRate: number): Promise<Update> {
     const { perDeviceTrainBatchSize: size, gradientAccumulationSteps } = this.config;
-    const { rank, worldSize } = this.group;
     this.onActivity(`update ${this.globalStep + 1}`);
-    const rows = this.sampler!.take(size * gradientAccumulationSteps * worldSize);
+    const rows = this.sampler!.take(size * gradientAccumulationSteps * this.group.worldSize);
     const sequences = rows.map((row) => this.#encode(this.#rows[row]!));
     const completions = countTokens(sequences);
     const scope = new Scope();
     try {
-      const own = microBatches(tokenShare(sequences, rank, worldSize), size);
-      const sums = own.map((batch, i) => {
-        const weights = batch.map(() => 1 / completions);
-        const onGradients = i === own.length - 1 ? this.optimizer.onGradients : null;
-        return backwardCrossEntropy(this.policy, batch, weights, this.config, scope, onGradients);
-      });
+      const cut = (rank: number) => microBatches(tokenShare(sequences, rank, this.group.worldSize), size);
+      const sums = this.optimizer.backwardEach(
+        cut(this.group.rank),
+        (rank) => cut(rank).length,
+        (batch, onGradients) => {
+          const weights = batch.map(() => 1 / completions);
+          return backwardCrossEntropy(this.policy, batch, weights, this.config, scope, onGradients);
+        },
+      );
       const norm = scope.track(this.optimizer.update(learningRate));
       let gradNorm = Number.NaN;
       const values = await togetherOrNot(this.group, async () => {
@@ -115,10 +117,6 @@ export class SFTTrainer extends Trainer<SFTConfig> {
   #encode(row: DemonstrationRecord): { promptIds: Int32Array; completionIds: Int32Array } {
     return encodeDemonstration(row, this.policy.tokenizer, this.config.maxLength);
   }
-}
-
-function microBatches<T>(rows: readonly T[], size: number): T[][] {
-  return Array.from({ length: Math.ceil(rows.length / size) }, (_, i) => rows.slice(i * size, (i + 1) * size));
 }
 
 function countTokens(sequences: readonly TokenSequence[]): number {

@@ -4,7 +4,7 @@ import { mergePolicyStatistics, policyMetrics, type ReportedMetrics } from '../k
 import type { CausalLM } from '../models/causal-lm.js';
 import type { TokenScores } from '../models/token-scores.js';
 import { Scope, type Tensor } from '../tensor.js';
-import { tokenShare } from './balance.js';
+import { microBatches, tokenShare } from './balance.js';
 import type { Cloning } from './cloning.js';
 import type { GRPOConfig } from './config.js';
 import type { AdamW } from './optimizer.js';
@@ -64,12 +64,16 @@ export async function updatePolicy(
   const scope = new Scope();
   const clones = cloning?.next() ?? [];
   try {
-    const own = cutIntoMicroBatches(batches, config, group);
-    const losses = own.map(({ rollouts, denominators }, i) => {
-      const onGradients = !cloning && i === own.length - 1 ? optimizer.onGradients : null;
-      return backward(parts, rollouts, { ...lossOptions(config), denominators }, config, scope, onGradients);
-    });
-    const cloned = cloning?.backward(clones, scope, optimizer.onGradients);
+    const cut = (rank: number) => cutIntoMicroBatches(batches, config, rank, group.worldSize);
+    const own = cut(group.rank);
+    const losses = optimizer.backwardEach(
+      own,
+      (rank) => cut(rank).length,
+      ({ rollouts, denominators }, onGradients) =>
+        backward(parts, rollouts, { ...lossOptions(config), denominators }, config, scope, onGradients),
+      !cloning,
+    );
+    const cloned = cloning?.backward(clones, optimizer, scope);
     const norm = scope.track(optimizer.update(learningRate));
     let gradNorm = Number.NaN;
     const ranks = await togetherOrNot<RankResult>(group, async () => {
@@ -102,11 +106,12 @@ export async function updatePolicy(
   }
 }
 
-/** This rank's part of an update. The tokens of lossType bnpo are those of a batch; each counts for as much as any other. */
+/** A rank's part of an update. The tokens of lossType bnpo are those of a batch; each counts for as much as any other. */
 function cutIntoMicroBatches(
   batches: readonly (readonly Rollout[])[],
   { lossType, perDeviceTrainBatchSize: size, maskTruncatedCompletions }: GRPOConfig,
-  { rank, worldSize }: ProcessGroup,
+  rank: number,
+  worldSize: number,
 ): MicroBatch[] {
   const taking = batches.map((rollouts) => rollouts.filter(takesPart)).filter((rollouts) => rollouts.length > 0);
   const tokensOf = (rollouts: readonly Rollout[]) =>
@@ -118,10 +123,7 @@ function cutIntoMicroBatches(
       : [{ rollouts: taking.flat(), tokens: tokensOf(taking.flat()) }];
   return parts.flatMap(({ rollouts, tokens }) => {
     const own = tokenShare(rollouts, rank, worldSize);
-    return Array.from({ length: Math.ceil(own.length / size) }, (_, i) => ({
-      rollouts: own.slice(i * size, (i + 1) * size),
-      denominators: { tokens, sequences },
-    }));
+    return microBatches(own, size).map((batch) => ({ rollouts: batch, denominators: { tokens, sequences } }));
   });
 }
 

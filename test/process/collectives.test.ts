@@ -36,7 +36,7 @@ describe.skipIf(!hasGloo)('every collective gives the computed values', () => {
       const ended = await runRanks('everyCollective', worldSize, { argument: { cases } });
       for (const rank of ended) {
         expect(rank).toMatchObject({ code: 0, stderr: '' });
-        expect(rank.reports).toEqual([{ checked: 136, liveTensors: 0, collectives: 137, sent: worldSize > 1 }]);
+        expect(rank.reports).toEqual([{ checked: 153, liveTensors: 0, collectives: 154, sent: worldSize > 1 }]);
       }
     },
     60_000,
@@ -61,8 +61,11 @@ describe.skipIf(!hasGloo)('collectives', () => {
     const ended = await runRanks('buckets', 2);
     for (const rank of ended) {
       expect(rank).toMatchObject({ code: 0, stderr: '' });
-      expect(rank.reports).toEqual([{ allReduce: true, reduceScatter: true, early: expect.any(Number) }]);
+      expect(rank.reports).toEqual([
+        { allReduce: true, shards: true, early: expect.any(Number), shardsEarly: expect.any(Number) },
+      ]);
       expect(first(ended, 0).early).toBeGreaterThan(3);
+      expect(first(ended, 0).shardsEarly).toBeGreaterThan(3);
     }
   });
 });

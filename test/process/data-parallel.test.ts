@@ -165,21 +165,71 @@ describe('GRPO on several ranks trains as on one', () => {
 describe('zeroStage', () => {
   it.each(['f32', 'bf16'] as const)('1 and 2 give the bits of 0, and keep less on each rank, in %s', async (dtype) => {
     for (const worldSize of dtype === 'f32' ? [2, 3] : [2]) {
-      const options = { dtype, weightDecay: 0.1, perDeviceTrainBatchSize: 4, gradientAccumulationSteps: 1 } as const;
+      // Every rank gets one group, as one micro-batch: stage 2 adds up several in another order.
+      const even = Array.from({ length: 12 }, (_, i) => ({ prompt: `${i % 10}+${i < 10 ? 1 : 2}=` }));
+      const one = { dataset: even, maxCompletionLength: 1, perDeviceTrainBatchSize: 4, gradientAccumulationSteps: 1 };
+      const options = { dtype, weightDecay: 0.1, ...one } as const;
       const [whole, ...sharded] = await Promise.all(
         ([0, 1, 2] as const).map((zeroStage) => train(worldSize, { ...options, zeroStage })),
       );
-      for (const ranks of sharded) {
+      for (const [i, ranks] of sharded.entries()) {
         for (const [r, rank] of ranks.entries()) {
           expect(rank.weights).toEqual(whole![r]!.weights);
           expect(rank.losses).toEqual(whole![r]!.losses);
           expect(rank.gradNorms).toEqual(whole![r]!.gradNorms);
           // Two moments, and the master weights of a model in bf16, of four bytes a weight: a part of them a rank.
           const state = (dtype === 'f32' ? 8 : 12) * rank.weights.length;
-          const saved = whole![r]!.heldBytes - rank.heldBytes;
-          expect(Math.abs(saved - state * (1 - 1 / worldSize))).toBeLessThan(0.02 * state);
+          // With stage 2 as much of the gradients, and of what stands behind them to be cut into parts.
+          const gradients = i === 1 ? 4 * rank.weights.length : 0;
+          const padding = i === 1 ? 4 * 8 * 2048 : 0;
+          const saved = whole![r]!.heldBytes - rank.heldBytes - padding;
+          expect(Math.abs(saved - (state + gradients) * (1 - 1 / worldSize))).toBeLessThan(0.02 * state);
         }
       }
+    }
+  });
+
+  it('2 adds up micro-batches of ranks that have unequally many, demonstrations too, to the sums of 0', async () => {
+    const options = { sftCoefficient: 0.5, demonstrations, sftBatchSize: 3, perDeviceTrainBatchSize: 2 };
+    const more = { ...options, gradientAccumulationSteps: 4 };
+    for (const worldSize of [2, 3]) {
+      const [whole] = await train(worldSize, more);
+      expectSame(await train(worldSize, { ...more, zeroStage: 2 }), whole!);
+    }
+  });
+
+  it.each([1, 3])('2 never has the whole gradients on a rank, with %i micro-batches', async (accumulation) => {
+    const shape = { hiddenSize: 64, intermediateSize: 192, numHiddenLayers: 12 };
+    const peaks = (zeroStage: 1 | 2) =>
+      inRanks(2, async (device, group) => {
+        const policy = tinyPolicy({ device, seed: 1 }, shape);
+        const weights = policy.parameters.count;
+        const trainer = await GRPOTrainer.create({
+          ...{ policy, processGroup: group, zeroStage, gradientCheckpointing: true, maxSteps: 1 },
+          ...{ perDeviceTrainBatchSize: 1, gradientAccumulationSteps: accumulation, maxCompletionLength: 4 },
+          ...{ numGenerations: 2 * accumulation },
+        });
+        const rollouts = Array.from({ length: accumulation }, (_, i) => ({
+          ...{
+            group: 0,
+            promptIds: Int32Array.of(3),
+            completionIds: Int32Array.of(5, 6, 7, 8),
+            reward: i + group.rank,
+          },
+        }));
+        await trainer.step(rollouts);
+        const { peakBytes } = device.memory();
+        await trainer.close();
+        policy.dispose();
+        expect(device.memory().liveTensors).toBe(0);
+        return { peakBytes, weights };
+      });
+    const [stage1, stage2] = [await peaks(1), await peaks(2)];
+    for (const [r, { peakBytes, weights }] of stage2.entries()) {
+      // Half of the gradients, and two layers of twelve.
+      const dropped = stage1[r]!.peakBytes - peakBytes;
+      expect(dropped).toBeGreaterThan(4 * weights * (1 - 1 / 2 - 2 / 12 - 0.03));
+      expect(dropped).toBeLessThan(4 * weights * (1 - 1 / 2) + 4 * 8 * 2048);
     }
   });
 });

@@ -4,6 +4,7 @@ import process from 'node:process';
 import { openDevice } from '../../../dist/backend/open-device.js';
 import { GradientBuckets } from '../../../dist/distributed/gradient-buckets.js';
 import { openProcessGroup } from '../../../dist/distributed/open-process-group.js';
+import { ShardedGradients } from '../../../dist/distributed/sharded-gradients.js';
 import { CausalLM } from '../../../dist/models/causal-lm.js';
 import { gradientOrder } from '../../../dist/models/decoder.js';
 import { Tokenizer } from '../../../dist/text/tokenizer.js';
@@ -133,8 +134,11 @@ const scenarios = {
         const sent = device.tensor(dtype === 'i32' ? Int32Array.from(values(count)) : values(count), [count], dtype);
         group.broadcast(sent, root);
         await expectValues(what('broadcast'), sent, (i) => value(root, i));
+        sent.write(dtype === 'i32' ? Int32Array.from(values(count)) : values(count));
+        group.reduce(sent, root);
+        await expectValues(what('reduce'), sent, rank === root ? sum : (i) => value(rank, i));
         for (const tensor of [whole, part, own, gathered, sent]) tensor.dispose();
-        checked += 8;
+        checked += 9;
       }
     }
     await group.barrier();
@@ -207,7 +211,7 @@ const scenarios = {
     const sequences = [{ promptIds: [2 + rank, 3], completionIds: [4, 5 + rank, 6].slice(0, 2 + rank) }];
     const order = gradientOrder(policy.config);
     const backward = (onGradients) => {
-      parameters.zeroGradients();
+      if (parameters.gradients) parameters.zeroGradients();
       const scores = policy.score(sequences, { gradients: true, onGradients });
       const ones = device.tensor(new Float32Array(scores.logProbs.size).fill(1), [scores.logProbs.size]);
       scores.backward(ones);
@@ -217,20 +221,26 @@ const scenarios = {
     backward();
     group.allReduce(parameters.gradients);
     const whole = await parameters.gradients.read();
-    const result = {};
-    for (const mode of ['all-reduce', 'reduce-scatter']) {
-      const buckets = new GradientBuckets(group, parameters, order, { mode, bucketBytes: 4096 });
-      const before = await endedCollectives(group);
-      backward((prefix) => buckets.complete(prefix));
-      if (mode === 'all-reduce') result.early = (await endedCollectives(group)) - before;
-      buckets.finish();
-      const got = await parameters.gradients.read();
-      const mine = buckets.shards.flatMap(({ offset, count }) => Array.from({ length: count }, (_, i) => offset + i));
-      const all = await group.allGatherValues(mine.length);
-      const complete = all.reduce((sum, n) => sum + n, 0) >= parameters.count;
-      result[mode === 'all-reduce' ? 'allReduce' : 'reduceScatter'] =
-        complete && mine.every((i) => Object.is(got[i], whole[i]));
-    }
+    const buckets = new GradientBuckets(group, parameters, order, { bucketBytes: 4096 });
+    const before = await endedCollectives(group);
+    backward((prefix) => buckets.complete(prefix));
+    const early = (await endedCollectives(group)) - before;
+    buckets.finish();
+    const got = await parameters.gradients.read();
+    const sharded = new ShardedGradients(group, parameters, order);
+    parameters.enableGradients(sharded);
+    const start = await endedCollectives(group);
+    backward((prefix) => sharded.complete(prefix));
+    const shardsEarly = (await endedCollectives(group)) - start;
+    sharded.finish();
+    const { offset, count } = parameters.shard(rank, worldSize);
+    const own = await sharded.sums.read();
+    const same = (values, from) => values.every((value, i) => Object.is(value, whole[from + i]));
+    const result = {
+      ...{ allReduce: same(got, 0) && got.length === parameters.count, early, shardsEarly },
+      shards: own.length === count && same(own, offset),
+    };
+    sharded.dispose();
     await group.close();
     policy.dispose();
     await report(result);

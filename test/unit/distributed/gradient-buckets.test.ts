@@ -23,7 +23,7 @@ function recordingGroup(worldSize: number, rank: number, log: [string, number, n
     log.push([name, tensor.byteOffset / 4, tensor.size]);
     return { wait: () => {} };
   };
-  const group = { worldSize, rank, allReduce: record('allReduce'), reduceScatter: record('reduceScatter') };
+  const group = { worldSize, rank, allReduce: record('allReduce') };
   return group as unknown as ProcessGroup;
 }
 
@@ -98,42 +98,20 @@ describe.each([true, false])('gradient buckets (tied embedding: %s)', (tieWordEm
 });
 
 describe('gradient buckets', () => {
-  test('are scattered into shards that divide everything among the ranks', () => {
-    const policy = tinyPolicy({ device, seed: 1 });
-    policy.parameters.enableGradients();
-    const owners = new Int32Array(policy.parameters.count);
-    for (let rank = 0; rank < 3; rank++) {
-      const log: [string, number, number][] = [];
-      const group = recordingGroup(3, rank, log);
-      const options = { mode: 'reduce-scatter', bucketBytes: 4000 } as const;
-      const buckets = new GradientBuckets(group, policy.parameters, gradientOrder(policy.config), options);
-      for (const { offset, count } of buckets.shards) for (let i = offset; i < offset + count; i++) owners[i]!++;
-      buckets.finish();
-      // What three ranks cannot divide is added up whole.
-      const whole = log.filter(([name]) => name === 'allReduce').map(([, , size]) => size);
-      expect(whole).toEqual(policy.parameters.count % 3 === 0 ? [] : [policy.parameters.count % 3]);
-    }
-    expect(owners.every((n) => n === 1)).toBe(true);
-    policy.dispose();
-  });
-
   test('change nothing on one rank', async () => {
     const policy = tinyPolicy({ device, seed: 1 });
     policy.parameters.enableGradients();
     const group = singleProcessGroup(device);
     const order = gradientOrder(policy.config);
-    for (const mode of ['all-reduce', 'reduce-scatter'] as const) {
-      const buckets = new GradientBuckets(group, policy.parameters, order, { mode });
-      const scores = policy.score([{ promptIds: [3], completionIds: [5] }], { gradients: true });
-      const one = device.tensor([1], [1]);
-      scores.backward(one);
-      const before = await policy.parameters.gradients!.read();
-      buckets.finish();
-      expect(await policy.parameters.gradients!.read()).toEqual(before);
-      expect(buckets.shards.reduce((sum, { count }) => sum + count, 0)).toBe(policy.parameters.count);
-      one.dispose();
-      scores.dispose();
-    }
+    const buckets = new GradientBuckets(group, policy.parameters, order);
+    const scores = policy.score([{ promptIds: [3], completionIds: [5] }], { gradients: true });
+    const one = device.tensor([1], [1]);
+    scores.backward(one);
+    const before = await policy.parameters.gradients!.read();
+    buckets.finish();
+    expect(await policy.parameters.gradients!.read()).toEqual(before);
+    one.dispose();
+    scores.dispose();
     policy.dispose();
   });
 
@@ -145,7 +123,6 @@ describe('gradient buckets', () => {
       new GradientBuckets(group, policy.parameters, given, options);
     expect(() => make(order.slice(1))).toThrow(InvalidArgumentError);
     expect(() => make(order, { bucketBytes: 1 })).toThrow('bucketBytes');
-    expect(() => make(order, { mode: 'gather' })).toThrow('mode');
     expect(() => make(order).complete('model.layers.9.')).toThrow('prefix');
     expect(() => make(order).finish()).toThrow(GrpoError);
     policy.dispose();

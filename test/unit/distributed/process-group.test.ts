@@ -51,6 +51,7 @@ describe.each(openings)('a group of one process (%s)', (engine, open) => {
     const z = device.zeros([3]);
     group.allReduce(x).wait();
     group.broadcast(x, 0);
+    group.reduce(x, 0);
     group.reduceScatter(x, y);
     group.allGather(y, z);
     expect([...(await z.read())]).toEqual([1, 2, 3]);
@@ -77,6 +78,7 @@ describe.each(openings)('a group of one process (%s)', (engine, open) => {
     refused(() => group.allGather(x, other), 'dtype f32');
     refused(() => group.reduceScatter(x, column), 'contiguous');
     refused(() => group.broadcast(x, 1), 'root');
+    refused(() => group.reduce(x, 1), 'root');
     const short = device.zeros([15]);
     refused(() => group.allGather(x, short), '1 times the 16 elements of the input');
     for (const tensor of [x, other, column, short]) tensor.dispose();
