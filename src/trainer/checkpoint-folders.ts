@@ -38,10 +38,16 @@ export async function pruneCheckpoints(
 ): Promise<void> {
   // Later ones do not count: those of a run that went on from an older checkpoint are no replacement for its own.
   const own = (await stepsOf(outputDir, files)).filter((found) => found <= step);
-  for (const old of own.slice(0, -keep)) await files.remove(`${outputDir}/checkpoint-${old}`);
+  for (const old of own.slice(0, -keep)) {
+    // Whoever is killed here leaves a folder that says it is not whole.
+    const partial = `${outputDir}/checkpoint-${old}.partial`;
+    await files.remove(partial);
+    await files.rename(`${outputDir}/checkpoint-${old}`, partial);
+    await files.remove(partial);
+  }
 }
 
-/** Deletes what a killed run had begun to write. No other process may be writing. */
+/** Deletes what a killed run had begun to write, or to delete. No other process may be writing. */
 export async function removePartialCheckpoints(outputDir: string, files: FileSystem = fileSystem()): Promise<void> {
   if (!(await files.exists(outputDir))) return;
   for (const name of await files.list(outputDir)) {

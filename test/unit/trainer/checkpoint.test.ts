@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process';
-import { cpSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { mkdir, readdir } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -345,6 +345,20 @@ describe('latestCheckpoint', () => {
     expect(found).toBe(`${outputDir}/checkpoint-2`);
     expect(unusable.map((one) => one.folder)).toEqual([`${outputDir}/checkpoint-3`]);
     expect(unusable[0]!.error.message).toMatch(why);
+  });
+
+  it('leaves none with the name of a whole one when it is interrupted while it deletes', async () => {
+    const outputDir = run('interrupted', [1, 2, 3]);
+    const remove = async (path: string) => {
+      if (!existsSync(path)) return;
+      rmSync(join(path, 'trainer_state.json'));
+      throw new Error('interrupted');
+    };
+    const pruned = pruneCheckpoints(outputDir, { step: 3, keep: 2 }, { ...nodeFileSystem, remove });
+    await expect(pruned).rejects.toThrow('interrupted');
+    expect((await readdir(outputDir)).toSorted()).toEqual(['checkpoint-1.partial', 'checkpoint-2', 'checkpoint-3']);
+    await removePartialCheckpoints(outputDir);
+    expect((await readdir(outputDir)).toSorted()).toEqual(['checkpoint-2', 'checkpoint-3']);
   });
 
   it('keeps what a run that went back writes, rather than what it could not use', async () => {
