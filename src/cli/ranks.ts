@@ -57,12 +57,23 @@ export class Ranks {
     const alone = environment === null || environment.worldSize === 1;
     const { joinTimeout, hungAfter } = run;
     const limits = { joinTimeout, hungAfter, heartbeat: Math.min(2, hungAfter / 4) };
-    const plane = alone ? null : await ControlPlane.join(environment, await identityOf(run), limits);
-    const ranks = new Ranks(environment, plane);
-    ranks.#stopWatching = watchLauncher(() => ranks.#launcherGone());
+    let ranks: Ranks | null = null;
+    const stopWatching = watchLauncher(() => {
+      if (ranks) ranks.#launcherGone();
+      else endWith(launcherGone(environment?.rank ?? 0));
+    });
+    let plane: ControlPlane | null;
+    try {
+      plane = alone ? null : await ControlPlane.join(environment, await identityOf(run), limits);
+    } catch (error) {
+      stopWatching();
+      throw error;
+    }
+    ranks = new Ranks(environment, plane);
+    ranks.#stopWatching = stopWatching;
     plane?.onAbort((error) => {
-      ranks.#group?.abort(error.message);
-      ranks.#endSoon(error);
+      ranks!.#group?.abort(error.message);
+      ranks!.#endSoon(error);
     });
     return ranks;
   }
@@ -155,24 +166,30 @@ export class Ranks {
   }
 
   #launcherGone(): void {
-    const error = new RankFailedError({
-      code: 'GRPO_LAUNCHER_GONE',
-      message: 'The launcher that started this process has ended without ending it',
-      ranks: [this.rank],
-      activity: null,
-      exitCode: exitCodes.retryable,
-    });
+    const error = launcherGone(this.rank);
     if (this.#plane) void this.#plane.fail(error);
     else this.#endSoon(error);
   }
 
   /** A rank that waits for something else than the others, such as a reward, would not notice that the run is over. */
   #endSoon(error: GrpoError): void {
-    this.#ending ??= setTimeout(() => {
-      process.stderr.write(`grpo: ${error.message}\n`);
-      process.exit(exitCodeOf(error));
-    }, endingTime).unref();
+    this.#ending ??= setTimeout(() => endWith(error), endingTime).unref();
   }
+}
+
+function launcherGone(rank: number): RankFailedError {
+  return new RankFailedError({
+    code: 'GRPO_LAUNCHER_GONE',
+    message: 'The launcher that started this process has ended without ending it',
+    ranks: [rank],
+    activity: null,
+    exitCode: exitCodes.retryable,
+  });
+}
+
+function endWith(error: GrpoError): never {
+  process.stderr.write(`grpo: ${error.message}\n`);
+  process.exit(exitCodeOf(error));
 }
 
 /** Where and with how much patience a machine computes may differ; what is computed may not. */

@@ -8,8 +8,7 @@ export const launcherVariable = 'GRPO_LAUNCHER';
  * each of its processes. Returns how to stop watching. Without such a launcher nothing is watched.
  */
 export function watchLauncher(gone: () => void): () => void {
-  // Another parent may have a channel of its own to this process.
-  if (process.env[launcherVariable] !== String(process.ppid) || !process.channel) return () => {};
+  const launcher = process.env[launcherVariable];
   const ignore = () => {};
   const listener = () => {
     // Nobody reads what this process still says.
@@ -17,10 +16,29 @@ export function watchLauncher(gone: () => void): () => void {
     process.stderr.on('error', ignore);
     gone();
   };
+  if (
+    launcher !== undefined &&
+    (!process.connected || launcher !== String(process.ppid)) &&
+    !isAlive(Number(launcher))
+  ) {
+    listener();
+    return () => {};
+  }
+  // Another parent may have a channel of its own to this process.
+  if (launcher !== String(process.ppid) || !process.channel) return () => {};
   process.once('disconnect', listener);
   // The listener alone would keep the process alive.
   process.channel.unref();
   return () => {
     process.off('disconnect', listener);
   };
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
 }

@@ -1,7 +1,9 @@
 import { execFileSync } from 'node:child_process';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { freePort } from '../../src/distributed/free-port.js';
@@ -69,6 +71,28 @@ async function pidAt(world: Program, rank: number, call: number): Promise<number
   return Number(pid);
 }
 
+/** Waits until a process has so many children. */
+async function childrenOf(pid: number, count: number): Promise<number[]> {
+  for (;;) {
+    const text = await readFile(`/proc/${pid}/task/${pid}/children`, 'utf8');
+    const found = text.trim().split(' ').filter(Boolean).map(Number);
+    if (found.length === count) return found;
+    await sleep(20);
+  }
+}
+
+async function untilListening(port: number): Promise<void> {
+  for (;;) {
+    const socket = connect(port, '127.0.0.1');
+    const open = await new Promise((resolve) =>
+      socket.on('connect', () => resolve(true)).on('error', () => resolve(false)),
+    );
+    socket.destroy();
+    if (open) return;
+    await sleep(20);
+  }
+}
+
 /** What a run measured, apart from times. */
 async function measured(run: string): Promise<Record<string, unknown>[]> {
   const text = await readFile(join(folder, 'runs', run, 'metrics.jsonl'), 'utf8');
@@ -113,6 +137,20 @@ describe('a run of grpo train on two ranks', () => {
     world.child.kill('SIGKILL');
     expect(await untilDead(pids, 30)).toEqual([]);
   });
+
+  it.each(['while its processes start', 'while they wait for others'])(
+    'leaves nothing behind when the launcher is killed %s',
+    async (when) => {
+      const port = String(await freePort());
+      const world = ['--nnodes', '2', '--node-rank', '0', '--master-addr', '127.0.0.1', '--master-port', port];
+      const launcher = launch('waiting', { options: world });
+      const pids = await childrenOf(launcher.child.pid!, 2);
+      leftovers.push(...pids);
+      if (when !== 'while its processes start') await untilListening(Number(port));
+      launcher.child.kill('SIGKILL');
+      expect(await untilDead(pids, 30)).toEqual([]);
+    },
+  );
 
   it('is not started again for what would fail again', async () => {
     const { code, output } = await launch('whole', { options: ['--max-restarts', '3'] }).ended;
