@@ -16,8 +16,13 @@ import { readTrainData, type TrainData } from './train-data.js';
 /** Used where no data is there to measure and the configuration sets no bound. */
 const assumedPromptTokens = 512;
 
-/** What a run would do, as text. Reads what is there of model and data; what is absent is said. */
-export async function dryRun(run: TrainRun, config: GRPOConfig, rewards: readonly Reward[]): Promise<string> {
+/** What a run on `worldSize` ranks would do, as text. Reads what is there of model and data; what is absent is said. */
+export async function dryRun(
+  run: TrainRun,
+  config: GRPOConfig,
+  rewards: readonly Reward[],
+  worldSize = 1,
+): Promise<string> {
   const absent = [run.model, ...run.dataset, ...run.evalDataset, ...run.demonstrations].filter(
     (path) => !existsSync(path),
   );
@@ -37,8 +42,10 @@ export async function dryRun(run: TrainRun, config: GRPOConfig, rewards: readonl
       ...(run.engine ? [['engine', `${run.engine.kind} at ${run.engine.url}`] as const] : []),
     ]),
     ...(data ? [section('Data', dataLines(data, promptTokens!)), ...data.notes, ''] : []),
-    section('Plan', planLines(config, data)),
-    ...(model ? [section('Memory of a device (estimate)', memoryLines(model, run, config, bound))] : []),
+    section(worldSize === 1 ? 'Plan' : `Plan of ${worldSize} ranks together`, planLines(config, data, worldSize)),
+    ...(model
+      ? [section('Memory of a device (estimate)', memoryLines(model, run, config, { promptTokens: bound, worldSize }))]
+      : []),
     ...(model ? [] : ['Memory: the model is not here, so its size is not known.', '']),
   ].join('\n');
 }
@@ -66,14 +73,14 @@ function dataLines({ dataset, evalDataset, demonstrations }: TrainData, promptTo
   ];
 }
 
-function planLines(config: GRPOConfig, data: TrainData | null): Line[] {
-  const plan = planRun(config, data?.dataset.length ?? null);
+function planLines(config: GRPOConfig, data: TrainData | null, worldSize: number): Line[] {
+  const plan = planRun(config, data?.dataset.length ?? null, worldSize);
   const { directCompletions: direct } = plan;
   const each =
     direct > 0
       ? `${config.numGenerations} (${direct} without thinking, where contrast applies)`
       : config.numGenerations;
-  const perThousand = Math.floor(1000 / promptsPerUpdate(config));
+  const perThousand = Math.floor(1000 / promptsPerUpdate(config, worldSize));
   return [
     [
       'a generation',
@@ -95,8 +102,13 @@ function planLines(config: GRPOConfig, data: TrainData | null): Line[] {
   ];
 }
 
-function memoryLines(model: ModelConfig, run: TrainRun, config: GRPOConfig, promptTokens: number): Line[] {
-  const { total, ...parts } = estimateMemory(model, config, { dtype: run.dtype, promptTokens });
+function memoryLines(
+  model: ModelConfig,
+  run: TrainRun,
+  config: GRPOConfig,
+  { promptTokens, worldSize }: { promptTokens: number; worldSize: number },
+): Line[] {
+  const { total, ...parts } = estimateMemory(model, config, { dtype: run.dtype, promptTokens, worldSize });
   return [
     ['parameters', number(parameterCount(model))],
     ['for prompts of', `${number(promptTokens)} tokens`],

@@ -96,7 +96,12 @@ function createProgram(setExitCode: (code: number) => void): Command {
       ).makeOptionMandatory(),
     )
     .addOption(dtypeOption())
-    .addOption(numbersOption('--devices <integer>', 'numbers of devices; may be repeated (default: 1, 8, 64 and 1024)'))
+    .addOption(
+      numbersOption(
+        '--devices <integer>',
+        'numbers of devices; may be repeated (default: the ranks of a launcher, else 1, 8, 64 and 1024)',
+      ),
+    )
     .addOption(numbersOption('--zero-stage <integer>', 'stages of ZeRO; may be repeated (default: 0, 1 and 2)'))
     .addOption(numberOption('--batch-size <integer>', 'completions of a micro-batch on a device', 8))
     .addOption(numberOption('--accumulation <integer>', 'micro-batches of an update', 1))

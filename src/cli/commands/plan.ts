@@ -1,5 +1,6 @@
 import { existsSync } from 'node:fs';
 import { basename } from 'node:path';
+import { resolveLaunchEnvironment } from '../../distributed/launch-environment.js';
 import { type Cluster, type DevicePlan, h100Cluster, planDevices } from '../../distributed/plan.js';
 import { type ModelConfig, parseConfig } from '../../models/config.js';
 import { fileSystem } from '../../platform/files.js';
@@ -34,6 +35,7 @@ export async function plan(flags: PlanFlags): Promise<void> {
   const problems = [...problemsOf(flags)];
   if (problems.length > 0) throw new ConfigError('plan', problems);
   const model = await modelOf(flags.model);
+  const ranks = resolveLaunchEnvironment(process.env)?.worldSize;
   const config = parseGRPOConfig(
     {
       perDeviceTrainBatchSize: flags.batchSize,
@@ -58,7 +60,7 @@ export async function plan(flags: PlanFlags): Promise<void> {
   const { dtype, promptTokens } = flags;
   const plans = planDevices(
     { model, config, dtype, promptTokens, referenceElsewhere: flags.reference === 'elsewhere' },
-    { worldSizes: flags.devices ?? [1, 8, 64, 1024], zeroStages: flags.zeroStage ?? [0, 1, 2] },
+    { worldSizes: flags.devices ?? (ranks ? [ranks] : [1, 8, 64, 1024]), zeroStages: flags.zeroStage ?? [0, 1, 2] },
     cluster,
   );
   const text = flags.json

@@ -19,14 +19,15 @@ export async function train(
 ): Promise<number> {
   const request = await readRequest('train', trainRunSchema, configPath, flags);
   const { source, run } = request;
-  const { worldSize, localRank = 0 } = resolveLaunchEnvironment(process.env) ?? {};
+  const { worldSize, rank = 0, localRank = 0 } = resolveLaunchEnvironment(process.env) ?? {};
   const config = source.check(() => parseGRPOConfig(pickOptions(grpoConfigSchema, run), undefined, { worldSize }));
   source.check(() => checkEngine(run.engine, config));
   const { referenceDevices } = run;
   const referenceName = source.check(() => referenceDeviceOfRank({ referenceDevices, beta: config.beta }, localRank));
   const rewards = await source.checkAsync(() => loadRewards(run.rewards));
   if (dry) {
-    process.stdout.write(await source.checkAsync(() => dryRun(run, config, rewards)));
+    const text = await source.checkAsync(() => dryRun(run, config, rewards, worldSize));
+    if (rank === 0) process.stdout.write(text);
     return 0;
   }
   const { notes, ...data } = await source.checkAsync(() => readTrainData(run, config));

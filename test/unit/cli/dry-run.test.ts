@@ -76,6 +76,30 @@ describe('grpo train --dry-run', () => {
     expect(out).toMatch(/total +\d+\.\d MiB/);
   });
 
+  it('plans for all ranks of a launcher, and one of them says it', async () => {
+    const dataset = await write('plain.jsonl', ...Array.from({ length: 16 }, (_, i) => ({ prompt: `${i}+1=` })));
+    const flags = ['--model', join(folder, 'model'), '--dataset', dataset, '--rewards', 'format', '--zero-stage', '1'];
+    const onRank = async (rank: string) => {
+      for (const [name, value] of Object.entries({ RANK: rank, WORLD_SIZE: '2', MASTER_ADDR: 'host' })) {
+        vi.stubEnv(name, value);
+      }
+      try {
+        return await run(...flags, '--per-device-train-batch-size', '8');
+      } finally {
+        vi.unstubAllEnvs();
+      }
+    };
+    const alone = await run(...flags, '--per-device-train-batch-size', '8');
+    const first = await onRank('0');
+    expect(alone.out).toMatch(/1 prompts x 8 = 8 completions/);
+    expect(first.out).toMatch(/Plan of 2 ranks together\n.*2 prompts x 8 = 16 completions/);
+    expect(alone.out).toMatch(/updates +48\n/);
+    expect(first.out).toMatch(/updates +24\n/);
+    const optimizer = ({ out }: { out: string }) => Number(/optimizer +(\d+\.\d) MiB/.exec(out)![1]);
+    expect(optimizer(first)).toBeLessThan(0.7 * optimizer(alone));
+    expect(await onRank('1')).toMatchObject({ code: 0, out: '' });
+  });
+
   it("reads RAIF's data, and says what it did to it", async () => {
     const input = renderPrompt('base', { user: 'do it' });
     const rule = JSON.stringify({ instruction_id_list: ['punctuation:no_comma'], kwargs: [{}] });
