@@ -69,15 +69,18 @@ describe('a rank that is killed', () => {
 
 // These mostly wait, so they may wait together.
 describe.concurrent('a rank that hangs', () => {
-  it.each(['rollout', 'checkpoint'] as const)('at %s is noticed after hungAfter', async (at) => {
-    const name = `stopped-${at}`;
-    const limit = ['--hung-after', '4'];
-    const ended = await run(name, { at, rank: 1, signal: 'SIGSTOP' }, limit);
-    expect(ended[0]!.code).toBe(75);
-    expect(ended[0]!.stderr).toMatch(/Rank 1\b.*no sign of life/);
-    expect(exitCodes(await again(name))).toEqual([0, 0]);
-    expect(weights(name).equals(weights('whole'))).toBe(true);
-  });
+  it.each(['rollout', 'backward', 'collective', 'checkpoint'] as const)(
+    'at %s is noticed after hungAfter',
+    async (at) => {
+      const name = `stopped-${at}`;
+      const limit = ['--hung-after', '4'];
+      const ended = await run(name, { at, rank: 1, signal: 'SIGSTOP' }, limit);
+      expect(ended[0]!.code).toBe(75);
+      expect(ended[0]!.stderr).toMatch(/Rank 1\b.*no sign of life/);
+      expect(exitCodes(await again(name))).toEqual([0, 0]);
+      expect(weights(name).equals(weights('whole'))).toBe(true);
+    },
+  );
 });
 
 describe.concurrent('a rank that is slow', () => {
