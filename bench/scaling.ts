@@ -1,6 +1,10 @@
 /**
  * One and two ranks on the CPU: tokens a second of whole GRPO steps, what the ranks send in a step, and how much of the
- * exchange hides behind the backward pass. Each rank computes with one thread, so two ranks have twice the hardware.
+ * exchange hides behind the backward pass. Each rank computes with one thread, so two ranks have twice the hardware. One
+ * rank with the part that a rank of two has shows what of a step does not get shorter with fewer completions.
+ *
+ * The model is large enough for that: with a tenth of the weights, sampling waits for each token, not for its 16 rows or
+ * 32, and all gradients fit into one bucket, which is complete when the backward pass ends.
  *
  *     npm run bench -- scaling [--steps 8]
  *
@@ -23,14 +27,16 @@ const { values: flags } = parseArgs({
     rank: { type: 'string' },
     ranks: { type: 'string', default: '1' },
     stage: { type: 'string', default: '0' },
+    completions: { type: 'string', default: '32' },
   },
 });
 const steps = Number(flags.steps);
 const warmup = 2;
-const completions = 32;
+/** Of a step, over all ranks. */
+const completions = Number(flags.completions);
 const shape = {
-  hiddenSize: 128,
-  intermediateSize: 352,
+  hiddenSize: 512,
+  intermediateSize: 1408,
   numHiddenLayers: 4,
   numAttentionHeads: 4,
   numKeyValueHeads: 2,
@@ -47,6 +53,7 @@ interface Measured {
 
 interface Row extends Measured {
   ranks: number;
+  completions: number;
   zeroStage: number;
   /** Tokens a second of a rank, as a share of those of a single rank. */
   efficiency: number;
@@ -56,17 +63,25 @@ interface Row extends Measured {
 
 if (flags.rank === undefined) {
   const rows: Row[] = [];
-  for (const [ranks, zeroStage] of [
-    [1, 0],
-    [2, 0],
-    [2, 1],
-    [2, 2],
+  for (const [ranks, zeroStage, count] of [
+    [1, 0, completions],
+    [1, 0, completions / 2],
+    [2, 0, completions],
+    [2, 1, completions],
+    [2, 2, completions],
   ] as const) {
-    const measured = await runRanks(ranks, zeroStage);
+    const measured = await runRanks(ranks, zeroStage, count);
     const alone = rows[0]?.tokensPerSecond ?? measured.tokensPerSecond;
     const { communicationSeconds: busy, waitSeconds } = measured;
     const overlap = busy > 0 ? Math.max(0, 1 - waitSeconds / busy) : null;
-    rows.push({ ranks, zeroStage, ...measured, efficiency: measured.tokensPerSecond / ranks / alone, overlap });
+    rows.push({
+      ranks,
+      zeroStage,
+      completions: count,
+      ...measured,
+      efficiency: measured.tokensPerSecond / ranks / alone,
+      overlap,
+    });
   }
   const report = {
     date: new Date().toISOString().slice(0, 10),
@@ -144,13 +159,13 @@ function parentStore(): Store {
   };
 }
 
-async function runRanks(ranks: number, zeroStage: number): Promise<Measured> {
+async function runRanks(ranks: number, zeroStage: number, count: number): Promise<Measured> {
   const known = new Map<string, string>();
   const waiting: { key: string; send: (value: string) => void }[] = [];
   let result: Measured | undefined;
   const children = Array.from({ length: ranks }, (_, rank) => {
     const args = ['--rank', `${rank}`, '--ranks', `${ranks}`, '--stage', `${zeroStage}`, '--steps', `${steps}`];
-    const child = fork(fileURLToPath(import.meta.url), args);
+    const child = fork(fileURLToPath(import.meta.url), [...args, '--completions', `${count}`]);
     child.on('message', (message: { set?: string; value?: string; get?: string; result?: Measured }) => {
       if (message.set) known.set(message.set, message.value!);
       if (message.get) waiting.push({ key: message.get, send: (value) => child.send({ key: message.get, value }) });
@@ -171,18 +186,18 @@ async function runRanks(ranks: number, zeroStage: number): Promise<Measured> {
 function markdown({ date, cpu, cores, rows }: { date: string; cpu: string; cores: number; rows: Row[] }): string {
   const percent = (share: number | null) => (share === null ? '' : `${Math.round(100 * share)} %`);
   const lines = rows.map(
-    ({ ranks, zeroStage, tokensPerSecond, stepSeconds, efficiency, bytesSent, overlap }) =>
-      `| ${ranks} | ${zeroStage} | ${Math.round(tokensPerSecond)} | ${(1000 * stepSeconds).toFixed(0)} | ` +
+    ({ ranks, zeroStage, completions: count, tokensPerSecond, stepSeconds, efficiency, bytesSent, overlap }) =>
+      `| ${ranks} | ${zeroStage} | ${count} | ${Math.round(tokensPerSecond)} | ${(1000 * stepSeconds).toFixed(0)} | ` +
       `${percent(efficiency)} | ${(bytesSent / 1e6).toFixed(2)} | ${percent(overlap)} |`,
   );
   return `# GRPO steps on one and two ranks
 
-${cpu}, ${cores} cores, one thread a rank; ${date}. The same ${completions} completions a step on all rows: rollout, rewards, update.
+${cpu}, ${cores} cores, one thread a rank; ${date}. A step is rollout, rewards and update, of a model of 512 x 4 layers.
 Efficiency: tokens a second of a rank, as a share of those of one rank alone. Bytes: what rank 0 sends in a step, values
 between hosts not counted. Overlap: share of the time of the exchange during which the device did not wait for it.
 
-| Ranks | zeroStage | Tokens/s | Step, ms | Efficiency | MB sent a step | Overlap |
-|---|---|---|---|---|---|---|
+| Ranks | zeroStage | Completions | Tokens/s | Step, ms | Efficiency | MB sent a step | Overlap |
+|---|---|---|---|---|---|---|---|
 ${lines.join('\n')}
 `;
 }
