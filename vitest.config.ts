@@ -5,7 +5,7 @@ export default defineConfig({
   resolve: { alias: [{ find: /^grpo-native$/, replacement: new URL('./src/index.ts', import.meta.url).pathname }] },
   test: {
     include: ['test/**/*.test.ts', 'examples/**/*.test.ts'],
-    globalSetup: ['./scripts/wgsl.mjs', './test/cuda-on-cpu/setup.ts'],
+    globalSetup: ['./scripts/wgsl.mjs', './test/cuda-on-cpu/setup.mjs'],
     pool: 'forks',
     testTimeout: 30_000,
     reporters: ['default'],

@@ -14,7 +14,8 @@ export interface TestDevice {
 
 /**
  * The devices of this machine that a suite should run on: the CPU with each instruction set that the processor has and
- * each matrix product that is installed, and a WebGPU adapter, in software or not.
+ * each matrix product that is installed, a WebGPU adapter, in software or not, CUDA's kernels on the processor, and a
+ * CUDA device where there is one.
  */
 export async function testDevices(): Promise<TestDevice[]> {
   const found: TestDevice[] = [];
@@ -29,20 +30,21 @@ export async function testDevices(): Promise<TestDevice[]> {
   const open = async () => openWebGpuDevice({ gpu: await loadDawn(), software: true, limits: 'minimum' });
   if (await canOpen(open)) found.push({ name: 'webgpu builtin', open });
   // The kernels of CUDA, built for the processor; so is their matrix product.
-  if (existsSync(cudaOnCpu.library)) found.push({ name: 'cuda-on-cpu builtin', open: openCudaOnCpu });
+  if (existsSync(cudaOnCpu.library)) found.push({ name: 'cuda-on-cpu builtin', open: () => openCudaOnCpu() });
+  if (await canOpen(() => openDevice('cuda'))) found.push({ name: 'cuda cublas', open: () => openDevice('cuda') });
   return found;
 }
 
 const built = fileURLToPath(new URL('../build-cuda-on-cpu/', import.meta.url));
-const cudaOnCpu = { library: `${built}libgrpo_cuda.so`, cublas: `${built}libcublas.so` };
+export const cudaOnCpu = { library: `${built}libgrpo_cuda.so`, cublas: `${built}libcublas.so` };
 
 /** A device of the library that test/cuda-on-cpu stands in for CUDA in. */
-export async function openCudaOnCpu(): Promise<Device> {
-  const names = { GRPO_CUDA_LIBRARY: cudaOnCpu.library, GRPO_CUBLAS_LIBRARY: cudaOnCpu.cublas };
+export async function openCudaOnCpu({ name = 'cuda', cublas = cudaOnCpu.cublas } = {}): Promise<Device> {
+  const names = { GRPO_CUDA_LIBRARY: cudaOnCpu.library, GRPO_CUBLAS_LIBRARY: cublas };
   const before = Object.fromEntries(Object.keys(names).map((name) => [name, process.env[name]]));
   Object.assign(process.env, names);
   try {
-    return await openDevice('cuda');
+    return await openDevice(name);
   } finally {
     for (const [name, value] of Object.entries(before)) {
       if (value === undefined) delete process.env[name];

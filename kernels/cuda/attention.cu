@@ -28,7 +28,7 @@ struct CachedRows {
 };
 
 template <int kElements, int N, class Seen>
-__global__ void __launch_bounds__(kWarp* kAttentionWarps) attention_kernel(AttentionKernel a, Seen seen) {
+__global__ void __launch_bounds__(kWarp* kAttentionWarps, 4) attention_kernel(AttentionKernel a, Seen seen) {
   const int64_t width = a.heads.width, index = int64_t{blockIdx.x} * kAttentionWarps + threadIdx.y;
   if (index >= a.rows * a.heads.query_heads) return;
   const int64_t row = index / a.heads.query_heads, head = index % a.heads.query_heads;

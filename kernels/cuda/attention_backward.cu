@@ -26,7 +26,7 @@ __device__ __forceinline__ float weight_of(float score, float log_sum_exp) {
 }
 
 template <int kElements, int N>
-__global__ void __launch_bounds__(kWarp* kAttentionWarps) grad_queries_kernel(BackwardKernel a) {
+__global__ void __launch_bounds__(kWarp* kAttentionWarps, 4) grad_queries_kernel(BackwardKernel a) {
   const int64_t width = a.heads.width, index = int64_t{blockIdx.x} * kAttentionWarps + threadIdx.y;
   if (index >= a.rows * a.heads.query_heads) return;
   const int64_t row = index / a.heads.query_heads, head = index % a.heads.query_heads;
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kWarp* kAttentionWarps) grad_queries_kernel(Ba
 // The gradient of one head of a row of keys and values, over the rows that see it: those of its own sequence from it
 // on, then all of the sequences that continue it, each with every query head of the group.
 template <int kElements, int N>
-__global__ void __launch_bounds__(kWarp* kAttentionWarps) grad_keys_kernel(BackwardKernel a) {
+__global__ void __launch_bounds__(kWarp* kAttentionWarps, 4) grad_keys_kernel(BackwardKernel a) {
   const int64_t width = a.heads.width, key_heads = a.heads.query_heads / a.heads.group;
   const int64_t index = int64_t{blockIdx.x} * kAttentionWarps + threadIdx.y;
   if (index >= a.rows * key_heads) return;

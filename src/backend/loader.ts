@@ -26,7 +26,7 @@ export function addonPaths(env: NodeJS.ProcessEnv = process.env): string[] {
 export function cudaLibraryPaths(addonPath: string, env: NodeJS.ProcessEnv = process.env): string[] {
   if (env.GRPO_CUDA_LIBRARY) return [env.GRPO_CUDA_LIBRARY];
   const name = 'libgrpo_cuda.so';
-  return [...new Set([join(dirname(addonPath), name), join(packageRoot, 'build-cmake/Release', name)])];
+  return [...new Set([join(dirname(addonPath), name), join(packageRoot, 'build-cuda', name)])];
 }
 
 /** Where the library that knows Gloo may lie, in the order in which it is looked for. */

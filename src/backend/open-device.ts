@@ -85,13 +85,16 @@ async function openNative(kind: 'cpu' | 'cuda', ordinal: number, options: string
 async function probe(kind: 'cpu' | 'cuda'): Promise<DeviceInfo> {
   try {
     const { binding, path } = loadAddon();
-    const answer = await binding.open(kind, -1, '', kind === 'cuda' ? cudaLibraryPaths(path) : []);
+    const libraries = kind === 'cuda' ? cudaLibraryPaths(path) : [];
+    const answer = await binding.open(kind, -1, '', libraries);
     if (answer.deviceCount > 0) {
       const reason = kind === 'cpu' ? 'every machine has one' : `${answer.deviceCount} CUDA device(s) found`;
       return { kind, available: true, reason, name: kind, attempts: answer.attempts };
     }
     const none = { path: kind, stage: 'device', message: 'the driver reports no CUDA device' } as const;
-    return { kind, available: false, name: kind, ...explain(answer.attempts.length > 0 ? answer.attempts : [none]) };
+    // Each library that could not be loaded is an attempt; fewer than all means that one was.
+    const attempts = answer.attempts.length < libraries.length ? [...answer.attempts, none] : answer.attempts;
+    return { kind, available: false, name: kind, ...explain(attempts) };
   } catch (error) {
     return unavailable(kind, error);
   }
@@ -116,7 +119,7 @@ function actionsFor(kind: 'cpu' | 'cuda', answer: OpenAnswer): string[] {
   if (answer.attempts.length === 0)
     return ['The driver reports no CUDA device: check nvidia-smi and CUDA_VISIBLE_DEVICES.'];
   return [
-    'Build the CUDA library with npm run build:cmake on a machine with the CUDA toolkit.',
+    'Build the CUDA library with npm run build:cuda on a machine with the CUDA toolkit.',
     'Or set GRPO_CUDA_LIBRARY to the path of libgrpo_cuda.so.',
     "Or use openDevice('cpu').",
   ];

@@ -21,15 +21,18 @@ float value(const void* data, int type, int64_t i) {
 extern "C" {
 
 __attribute__((visibility("default"))) int cublasCreate_v2(void** handle) { return *handle = new int, 0; }
-__attribute__((visibility("default"))) int cublasDestroy_v2(void* handle) { return delete static_cast<int*>(handle), 0; }
+__attribute__((visibility("default"))) int cublasDestroy_v2(void* handle) {
+  return delete static_cast<int*>(handle), 0;
+}
 __attribute__((visibility("default"))) int cublasSetStream_v2(void*, cudaStream_t) { return 0; }
 __attribute__((visibility("default"))) int cublasSetWorkspace_v2(void*, void*, size_t) { return 0; }
 __attribute__((visibility("default"))) int cublasGetVersion_v2(void*, int* version) { return *version = 130000, 0; }
 
 // c [m,n] = alpha op(a) op(b) + beta c, columns first; the combinations of types that cuBLAS has, and no others.
-__attribute__((visibility("default"))) int cublasGemmEx(void*, int transpose_a, int transpose_b, int m, int n, int k, const void* alpha, const void* a,
-                 int a_type, int lda, const void* b, int b_type, int ldb, const void* beta, void* c, int c_type, int ldc,
-                 int compute_type, int) {
+__attribute__((visibility("default"))) int cublasGemmEx(void*, int transpose_a, int transpose_b, int m, int n, int k,
+                                                        const void* alpha, const void* a, int a_type, int lda,
+                                                        const void* b, int b_type, int ldb, const void* beta, void* c,
+                                                        int c_type, int ldc, int compute_type, int) {
   if (a_type != b_type || (c_type != a_type && c_type != 0) || compute_type != 68) return 15;
   if (lda < (transpose_a ? k : m) || ldb < (transpose_b ? n : k) || ldc < m) return 7;
   const float scale = *static_cast<const float*>(alpha), keep = *static_cast<const float*>(beta);

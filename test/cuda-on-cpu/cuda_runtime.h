@@ -32,12 +32,24 @@ struct dim3 {
   unsigned x, y, z;
   constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
-struct alignas(8) float2 { float x, y; };
-struct alignas(16) float4 { float x, y, z, w; };
-struct alignas(8) uint2 { unsigned x, y; };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
-struct alignas(16) int4 { int x, y, z, w; };
-struct alignas(16) double2 { double x, y; };
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct alignas(16) int4 {
+  int x, y, z, w;
+};
+struct alignas(16) double2 {
+  double x, y;
+};
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
@@ -128,26 +140,42 @@ int __syncthreads_count(int predicate);
 
 // Fibres switch only where they wait, so that these are atomic as they are.
 template <class T>
-T atomicAdd(T* address, std::type_identity_t<T> value) { return std::exchange(*address, T(*address + value)); }
+T atomicAdd(T* address, std::type_identity_t<T> value) {
+  return std::exchange(*address, T(*address + value));
+}
 template <class T>
-T atomicMax(T* address, std::type_identity_t<T> value) { return std::exchange(*address, *address > value ? *address : value); }
+T atomicMax(T* address, std::type_identity_t<T> value) {
+  return std::exchange(*address, *address > value ? *address : value);
+}
 template <class T>
-T atomicMin(T* address, std::type_identity_t<T> value) { return std::exchange(*address, *address < value ? *address : value); }
+T atomicMin(T* address, std::type_identity_t<T> value) {
+  return std::exchange(*address, *address < value ? *address : value);
+}
 template <class T>
-T atomicOr(T* address, std::type_identity_t<T> value) { return std::exchange(*address, T(*address | value)); }
+T atomicOr(T* address, std::type_identity_t<T> value) {
+  return std::exchange(*address, T(*address | value));
+}
 template <class T>
-T atomicExch(T* address, std::type_identity_t<T> value) { return std::exchange(*address, value); }
+T atomicExch(T* address, std::type_identity_t<T> value) {
+  return std::exchange(*address, value);
+}
 template <class T>
 T atomicCAS(T* address, std::type_identity_t<T> expected, std::type_identity_t<T> value) {
   return std::exchange(*address, *address == expected ? value : *address);
 }
 
 template <class T>
-T __ldg(const T* address) { return *address; }
+T __ldg(const T* address) {
+  return *address;
+}
 template <class T>
-T __ldcs(const T* address) { return *address; }
+T __ldcs(const T* address) {
+  return *address;
+}
 template <class T>
-void __stcs(T* address, std::type_identity_t<T> value) { *address = value; }
+void __stcs(T* address, std::type_identity_t<T> value) {
+  *address = value;
+}
 
 inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
 inline float __int_as_float(int bits) { return std::bit_cast<float>(bits); }
@@ -164,9 +192,13 @@ inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
 template <class T>
-T min(T a, std::type_identity_t<T> b) { return b < a ? b : a; }
+T min(T a, std::type_identity_t<T> b) {
+  return b < a ? b : a;
+}
 template <class T>
-T max(T a, std::type_identity_t<T> b) { return a < b ? b : a; }
+T max(T a, std::type_identity_t<T> b) {
+  return a < b ? b : a;
+}
 
 // ---- the runtime ----------------------------------------------------------------------------------------------------
 
@@ -195,7 +227,9 @@ using cudaMemPool_t = struct CudaOnCpuPool*;
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
   struct {
-    struct { unsigned x, y, z; } clusterDim;
+    struct {
+      unsigned x, y, z;
+    } clusterDim;
   } val;
 };
 struct cudaLaunchConfig_t {
@@ -230,8 +264,8 @@ cudaError_t cudaFreeAsync(void* data, cudaStream_t stream);
 cudaError_t cudaMallocHost(void** data, size_t bytes);
 cudaError_t cudaFreeHost(void* data);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream);
-cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height,
-                              cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
+                              size_t height, cudaMemcpyKind kind, cudaStream_t stream);
 cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t stream);
 cudaError_t cudaMemset2DAsync(void* data, size_t pitch, int value, size_t width, size_t height, cudaStream_t stream);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
@@ -242,17 +276,21 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 template <class F>
-cudaError_t cudaFuncSetAttribute(F*, cudaFuncAttribute, int) { return cudaSuccess; }
+cudaError_t cudaFuncSetAttribute(F*, cudaFuncAttribute, int) {
+  return cudaSuccess;
+}
 
 cudaError_t cuda_on_cpu_check_launch(const cudaLaunchConfig_t& config, unsigned cluster);
 
 template <class... Parameters, class... Arguments>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments&&... arguments) {
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments&&... arguments) {
   const unsigned cluster = config->numAttrs ? config->attrs[0].val.clusterDim.x : 1;
   if (const cudaError_t error = cuda_on_cpu_check_launch(*config, cluster)) return error;
   auto call = [&] { kernel(static_cast<Parameters>(arguments)...); };
   using Call = decltype(call);
-  cuda_on_cpu::run(config->gridDim, config->blockDim, config->dynamicSmemBytes, cluster,
-                   [](void* argument) { (*static_cast<Call*>(argument))(); }, &call);
+  cuda_on_cpu::run(
+      config->gridDim, config->blockDim, config->dynamicSmemBytes, cluster,
+      [](void* argument) { (*static_cast<Call*>(argument))(); }, &call);
   return cudaSuccess;
 }

@@ -73,8 +73,8 @@ unsigned launches = 0;
 bool reverse = false;  // the order of threads that are ready
 
 [[noreturn]] void give_up(const char* message) {
-  std::fprintf(stderr, "cuda-on-cpu: %s (block %u,%u,%u thread %u,%u,%u)\n", message, blockIdx.x, blockIdx.y, blockIdx.z,
-               threadIdx.x, threadIdx.y, threadIdx.z);
+  std::fprintf(stderr, "cuda-on-cpu: %s (block %u,%u,%u thread %u,%u,%u)\n", message, blockIdx.x, blockIdx.y,
+               blockIdx.z, threadIdx.x, threadIdx.y, threadIdx.z);
   std::abort();
 }
 
@@ -164,7 +164,8 @@ void finish_fibre() {
 Fibre& fibre_at(size_t i) {
   while (fibres.size() <= i) {
     auto fibre = std::make_unique<Fibre>();
-    fibre->stack = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    fibre->stack =
+        mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (fibre->stack == MAP_FAILED) give_up("no memory for a stack");
     fibres.push_back(std::move(fibre));
   }

@@ -31,11 +31,11 @@ describe('looking for the addon', () => {
     expect(prebuildName('linux', 'arm64', true)).toBe('linux-arm64-musl');
   });
 
-  test('looks for the CUDA library beside the addon and in the CMake build', () => {
+  test('looks for the CUDA library beside the addon and in its own build folder', () => {
     expect(cudaLibraryPaths('/here/grpo.node', { GRPO_CUDA_LIBRARY: '/x.so' })).toEqual(['/x.so']);
     expect(cudaLibraryPaths('/here/grpo.node', {})).toEqual([
       '/here/libgrpo_cuda.so',
-      expect.stringMatching(/build-cmake.Release.libgrpo_cuda\.so$/),
+      expect.stringMatching(/build-cuda.libgrpo_cuda\.so$/),
     ]);
   });
 

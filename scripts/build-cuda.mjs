@@ -1,0 +1,69 @@
+// Builds libgrpo_cuda.so with nvcc into build-cuda/, where the addon looks for it. Needs the CUDA toolkit (12.8 or
+// later for all architectures) and no GPU.
+//
+//   npm run build:cuda                    for sm_90, or the architectures in GRPO_CUDA_ARCHITECTURES ("80 90")
+//   npm run build:release                 for all that the project supports, and PTX for later ones
+//
+// Warnings are errors. What each kernel needs of a multiprocessor is written to build-cuda/resources.txt; a kernel that
+// spills registers to memory, or takes more than 128 registers a thread, ends the build.
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import process from 'node:process';
+import { buildLibrary } from './compile.mjs';
+import { fail, filesUnder, hasCommand, root } from './lib.mjs';
+
+const released = ['80', '86', '89', '90', '100', '120'];
+const mostRegisters = 128;
+
+const compiler = process.env.NVCC || 'nvcc';
+if (!hasCommand(compiler)) {
+  fail(`${compiler} was not found. Install the CUDA toolkit, or set NVCC to the path of its compiler.`);
+}
+const release = process.argv.includes('--release');
+const chosen = release ? released : (process.env.GRPO_CUDA_ARCHITECTURES || '90').split(/[\s,;]+/).filter(Boolean);
+const unknown = chosen.find((name) => !released.includes(name));
+if (unknown) fail(`GRPO_CUDA_ARCHITECTURES: expected some of ${released.join(', ')} but received ${unknown}`);
+
+const targets = chosen.map((name) => `-gencode=arch=compute_${name},code=sm_${name}`);
+if (release) targets.push('-gencode=arch=compute_120,code=compute_120');
+const folder = join(root, 'build-cuda', chosen.join('-'));
+const host = '-fPIC,-fvisibility=hidden,-Wall,-Wextra,-Werror';
+const report = await buildLibrary({
+  compiler,
+  flags: ['-std=c++20', '-O3', '-lineinfo', '-Xptxas=-v', '-Werror=all-warnings', `-Xcompiler=${host}`, ...targets],
+  linkFlags: ['-cudart', 'static', '-ldl', '-Xlinker=--exclude-libs,ALL', ...targets],
+  folder,
+  sources: filesUnder(join(root, 'kernels/cuda'), ['.cu']),
+  headers: filesUnder(join(root, 'kernels'), ['.h']),
+  library: join(root, 'build-cuda/libgrpo_cuda.so'),
+});
+checkResources();
+
+/** Reads what ptxas reported. */
+function checkResources() {
+  const kernels = [];
+  let current;
+  for (const line of report.split('\n')) {
+    const entry = /Compiling entry function '(\S+)' for '(\S+)'/.exec(line);
+    if (entry) {
+      current = { name: entry[1], target: entry[2], spills: 0, registers: 0 };
+      kernels.push(current);
+    }
+    const spills = /(\d+) bytes spill stores, (\d+) bytes spill loads/.exec(line);
+    if (spills && current) current.spills = Number(spills[1]) + Number(spills[2]);
+    const registers = /Used (\d+) registers/.exec(line);
+    if (registers && current) current.registers = Number(registers[1]);
+  }
+  const lines = kernels.map(
+    ({ name, target, registers, spills }) => `${target} ${registers} registers, ${spills} bytes spilled: ${name}`,
+  );
+  const path = join(root, 'build-cuda/resources.txt');
+  writeFileSync(path, `${lines.join('\n')}\n`);
+  const over = kernels.filter(({ registers, spills }) => spills > 0 || registers > mostRegisters);
+  if (over.length > 0) {
+    fail(
+      `Kernels beyond ${mostRegisters} registers, or that spill:\n${over.map(({ name }) => name).join('\n')}\nSee ${path}.`,
+    );
+  }
+  console.log(`build-cuda/libgrpo_cuda.so for sm_${chosen.join(', sm_')}: ${kernels.length} kernels, none spills.`);
+}

@@ -1,0 +1,108 @@
+// What only the CUDA library does, on its stand-in for the processor (test/cuda-on-cpu).
+import { existsSync } from 'node:fs';
+import process from 'node:process';
+import { afterEach, describe, expect, test, vi } from 'vitest';
+import { KernelError, OutOfMemoryError, UnsupportedError } from '../../../src/errors.js';
+import type { Device } from '../../../src/tensor.js';
+import { cudaOnCpu, openCudaOnCpu } from '../../devices.js';
+
+test('continuous integration has the stand-in for CUDA', () => {
+  if (process.env.CI) expect(existsSync(cudaOnCpu.library)).toBe(true);
+});
+
+describe.skipIf(!existsSync(cudaOnCpu.library))('the CUDA library', () => {
+  const opened: Device[] = [];
+  const open = async () => {
+    const device = await openCudaOnCpu();
+    opened.push(device);
+    return device;
+  };
+  afterEach(() => {
+    for (const device of opened.splice(0)) device.close();
+    vi.unstubAllEnvs();
+  });
+
+  test('tells what the device is and what multiplies its matrices', async () => {
+    const device = await open();
+    expect(device.name).toBe('cuda:0 (CUDA on the CPU)');
+    expect(device.backend.details).toMatchObject({ capability: '9.0', driver: '13.0' });
+    expect(device.backend.details.matmul).toMatch(/^cuBLAS 13\.0 \(.*libcublas\.so\)$/);
+  });
+
+  test('works without cuBLAS, and a product says what to install', async () => {
+    const device = await openCudaOnCpu({ cublas: '/nowhere/libcublas.so' });
+    opened.push(device);
+    const x = device.tensor([1, 2, 3, 4], [2, 2]);
+    const sum = device.empty([2, 2]);
+    device.run('add', { a: x, b: x, out: sum, alpha: 1, beta: 1 });
+    expect([...(await sum.read())]).toEqual([2, 4, 6, 8]);
+    device.run('matmul', { a: x, b: x, out: sum, transposeA: 0, transposeB: 0, accumulate: 0 });
+    const failure = sum.read();
+    await expect(failure).rejects.toThrow(UnsupportedError);
+    await expect(failure).rejects.toThrow(
+      /cuBLAS was not found \(tried \/nowhere\/libcublas\.so\); install .* GRPO_CUBLAS_LIBRARY/,
+    );
+  });
+
+  test('a lack of memory names the request, what is live and the largest tensors, and the device goes on', async () => {
+    vi.stubEnv('GRPO_CUDA_ON_CPU_MEMORY', String(96 << 20));
+    const device = await open();
+    const kept = device.tensor(new Float32Array(1 << 20).fill(2), [1 << 20]);
+    const much = device.empty([1 << 25]);
+    const failure = much.read();
+    await expect(failure).rejects.toThrow(OutOfMemoryError);
+    await expect(failure).rejects.toThrow(/128\.00 MiB; 4\.00 MiB are live in 1 allocation/);
+    much.dispose();
+    const sum = device.empty([1 << 20]);
+    device.run('add', { a: kept, b: kept, out: sum, alpha: 1, beta: 1 });
+    expect((await sum.read()).every((x) => x === 4)).toBe(true);
+  });
+
+  test('scratch space that there is no memory for fails its operation only', async () => {
+    vi.stubEnv('GRPO_CUDA_ON_CPU_MEMORY', String(48 << 20));
+    const device = await open();
+    const [rows, width, vocab] = [64, 4, 100_000];
+    const hidden = device.tensor(new Float32Array(rows * width).fill(1), [rows, width]);
+    const weight = device.tensor(new Float32Array(vocab * width).fill(1), [vocab, width]);
+    const targets = device.tensor(new Int32Array(rows), [rows], 'i32');
+    const logProbs = device.empty([rows]);
+    const inputs = { hidden, weight, targets, logProbs, temperature: 1, softcap: 0 };
+    device.run('linearTokenLogProbs', { ...inputs, workspaceBytes: 1 << 26 });
+    await expect(logProbs.read()).rejects.toThrow(OutOfMemoryError);
+    device.run('linearTokenLogProbs', { ...inputs, workspaceBytes: 1 << 22 });
+    for (const x of await logProbs.read()) expect(x).toBeCloseTo(-Math.log(vocab), 5);
+  });
+
+  test('indices are checked as they are now, not as they were uploaded', async () => {
+    const device = await open();
+    const table = device.tensor([1, 2, 3], [3, 1]);
+    const ids = device.tensor([0, 2], [2], 'i32');
+    const out = device.empty([2, 1]);
+    const lookUp = () => {
+      device.run('embedding', { table, ids, out });
+      return out.read();
+    };
+    expect([...(await lookUp())]).toEqual([1, 3]);
+    device.run('fill', { out: ids, value: 1 });
+    expect([...(await lookUp())]).toEqual([2, 2]);
+    device.run('fill', { out: ids, value: 3 });
+    await expect(lookUp()).rejects.toThrow(KernelError);
+    ids.write([1, 7]);
+    await expect(lookUp()).rejects.toThrow(/embedding: ids\[1\]: expected an index from 0 to 2 but received 7/);
+    ids.write([1, 0]);
+    expect([...(await lookUp())]).toEqual([2, 1]);
+    // A part of the memory, by a view.
+    ids.view([1], 1).write([5]);
+    await expect(lookUp()).rejects.toThrow(/ids\[1\]: .* received 5/);
+  });
+
+  test('two devices keep their memory apart', async () => {
+    const [first, second] = [await open(), await openCudaOnCpu({ name: 'cuda:1' })];
+    opened.push(second);
+    const x = first.tensor(new Float32Array(1000), [1000]);
+    await first.synchronize();
+    await second.synchronize();
+    expect([first.memory().liveBytes, second.memory().liveBytes]).toEqual([4000, 0]);
+    x.dispose();
+  });
+});
