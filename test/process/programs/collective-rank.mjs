@@ -35,7 +35,7 @@ const store = {
 };
 
 const open = async (options = {}) => {
-  const device = await openDevice(argument?.device ?? 'cpu');
+  const device = await openDevice((argument?.device ?? 'cpu').replace('{rank}', rank));
   const group = await openProcessGroup({
     device,
     rank,
