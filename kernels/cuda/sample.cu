@@ -197,7 +197,7 @@ __device__ int64_t draw(const T* row, int64_t columns, const Weights& weights, d
 }
 
 template <class T>
-__global__ void __launch_bounds__(kRowThreads) sample_kernel(const T* logits, SampleKernel k) {
+__global__ void __launch_bounds__(kRowThreads, 4) sample_kernel(const T* logits, SampleKernel k) {
   auto* histogram = dynamic_shared<unsigned long long>();
   auto* sums = reinterpret_cast<double*>(histogram + kBins);
   const int64_t at = blockIdx.x;
