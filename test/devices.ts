@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
-import { loadDawn } from '../src/backend/dawn.js';
+import { adapterNames, loadDawn } from '../src/backend/dawn.js';
 import { openDevice } from '../src/backend/open-device.js';
 import { openWebGpuDevice } from '../src/backend/webgpu/open.js';
 import { BackendUnavailableError } from '../src/errors.js';
@@ -14,8 +14,8 @@ export interface TestDevice {
 
 /**
  * The devices of this machine that a suite should run on: the CPU with each instruction set that the processor has and
- * each matrix product that is installed, a WebGPU adapter, in software or not, CUDA's kernels on the processor, and a
- * CUDA device where there is one.
+ * each matrix product that is installed, every WebGPU adapter, in software or not, CUDA's kernels on the processor, and
+ * a CUDA device where there is one.
  */
 export async function testDevices(): Promise<TestDevice[]> {
   const found: TestDevice[] = [];
@@ -27,8 +27,11 @@ export async function testDevices(): Promise<TestDevice[]> {
   }
   // With the least limits that WebGPU guarantees. Its matrix product is the only one, and has the same rows in every
   // batch, as the one built in for the CPU.
-  const open = async () => openWebGpuDevice({ gpu: await loadDawn(), software: true, limits: 'minimum' });
-  if (await canOpen(open)) found.push({ name: 'webgpu builtin', open });
+  for (const adapter of await adapterNames()) {
+    const open = async () =>
+      openWebGpuDevice({ gpu: await loadDawn(`adapter=${adapter}`), software: true, limits: 'minimum' });
+    if (await canOpen(open)) found.push({ name: `webgpu ${adapter} builtin`, open });
+  }
   // The kernels of CUDA, built for the processor; so is their matrix product.
   if (existsSync(cudaOnCpu.library)) found.push({ name: 'cuda-on-cpu builtin', open: () => openCudaOnCpu() });
   if (await canOpen(() => openDevice('cuda'))) found.push({ name: 'cuda cublas', open: () => openDevice('cuda') });

@@ -1,11 +1,19 @@
 /// <reference types="@webgpu/types" preserve="true" />
 import { BackendUnavailableError } from '../errors.js';
 
-/** Dawn's WebGPU for Node, from the optional package `webgpu`. One for the process: each has threads of its own. */
-export async function loadDawn(): Promise<GPU> {
+/** f16 arithmetic on NVIDIA, which Dawn keeps back unless it is asked for. */
+const features = 'enable-dawn-features=vulkan_enable_f16_on_nvidia';
+
+/**
+ * Dawn's WebGPU for Node, from the optional package `webgpu`: one for the process and choice, since each has threads of
+ * its own. `choice` is an option of Dawn: `adapter=<part of a name>`, or `backend=null`, which compiles and computes
+ * nothing. Without it Dawn puts hardware before adapters that compute on the processor.
+ */
+export async function loadDawn(choice = ''): Promise<GPU> {
   try {
     const { create } = await import('webgpu');
-    gpu ??= create([]);
+    const gpu = opened.get(choice) ?? create(choice ? [choice, features] : [features]);
+    opened.set(choice, gpu);
     return gpu;
   } catch (error) {
     const attempt = { path: 'webgpu', stage: 'load', message: (error as Error).message } as const;
@@ -17,4 +25,15 @@ export async function loadDawn(): Promise<GPU> {
   }
 }
 
-let gpu: GPU | undefined;
+/** The names of this machine's adapters, as `adapter=` knows them. Dawn only tells them when it finds none. */
+export async function adapterNames(): Promise<string[]> {
+  const gpu = await loadDawn('adapter=?');
+  try {
+    await gpu.requestAdapter();
+  } catch (error) {
+    return [...String((error as Error).message ?? error).matchAll(/name: '([^']*)'/g)].map(([, name]) => name!);
+  }
+  return [];
+}
+
+const opened = new Map<string, GPU>();

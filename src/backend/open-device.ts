@@ -30,12 +30,13 @@ export interface DeviceInfo {
 
 /**
  * Opens a device: `auto` (a CUDA device when there is one, else the CPU; `device.why` says which and why), `cpu`, `cuda`,
- * `cuda:1` (the second), `webgpu`. Throws a `BackendUnavailableError` with all that was tried when there is none.
+ * `cuda:1` (the second), `webgpu` (a hardware adapter), `webgpu:software` (one that computes on the processor too),
+ * `webgpu:llvmpipe` (the first adapter whose name has that part). Throws a `BackendUnavailableError` with all that was tried when there is none.
  */
 export async function openDevice(name = 'auto', options: OpenDeviceOptions = {}): Promise<Device> {
-  const match = /^(auto|cpu|cuda(?::(\d+))?|webgpu(?::software)?)$/.exec(String(name));
+  const match = /^(auto|cpu|cuda(?::(\d+))?|webgpu(?::(.+))?)$/.exec(String(name));
   if (!match) {
-    const expected = "'auto', 'cpu', 'cuda', 'cuda:<number>', 'webgpu' or 'webgpu:software'";
+    const expected = "'auto', 'cpu', 'cuda', 'cuda:<number>', 'webgpu', 'webgpu:software' or 'webgpu:<part of a name>'";
     throw new InvalidArgumentError('device', expected, name);
   }
   const kind = match[1]!.split(':')[0]!;
@@ -47,8 +48,7 @@ export async function openDevice(name = 'auto', options: OpenDeviceOptions = {})
   }
   if (kind === 'webgpu') {
     refuseCpuOptions(options, name);
-    const gpu = await loadDawn();
-    return openWebGpuDevice({ gpu, software: match[1] === 'webgpu:software' }, `${name} was asked for`);
+    return openNamedWebGpu(match[3], `${name} was asked for`);
   }
   return openBest(options, backendOptions);
 }
@@ -69,6 +69,13 @@ async function openBest(options: OpenDeviceOptions, backendOptions: string): Pro
     return openWebGpuDevice({ gpu: await loadDawn() }, `auto chose WebGPU: ${cuda.reason}; ${webgpu.reason}`);
   }
   return openNative('cpu', 0, backendOptions, `auto chose the CPU: ${cuda.reason}; ${webgpu.reason}`);
+}
+
+/** Without a name, hardware only; `software` is any adapter, hardware first; else the first adapter of that name. */
+async function openNamedWebGpu(name: string | undefined, why: string): Promise<Device> {
+  const byName = name !== undefined && name !== 'software';
+  const gpu = await loadDawn(byName ? `adapter=${name}` : '');
+  return openWebGpuDevice({ gpu, software: name !== undefined }, why);
 }
 
 async function openNative(kind: 'cpu' | 'cuda', ordinal: number, options: string, why: string): Promise<Device> {

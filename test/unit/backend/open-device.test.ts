@@ -62,9 +62,10 @@ describe('openDevice', () => {
     await expect(openDevice('cuda', { threads: 2 })).rejects.toThrow(/options.*"threads"/);
   });
 
-  test("refuses options for the CPU with 'webgpu', and a number", async () => {
+  test("refuses options for the CPU with 'webgpu', and a name that no adapter has", async () => {
     await expect(openDevice('webgpu', { threads: 2 })).rejects.toThrow(/options.*"threads"/);
-    await expect(openDevice('webgpu:1')).rejects.toThrow(InvalidArgumentError);
+    await expect(openDevice('webgpu:no such adapter')).rejects.toThrow(BackendUnavailableError);
+    await expect(openDevice('webgpu:')).rejects.toThrow(InvalidArgumentError);
   });
 });
 

@@ -1,6 +1,6 @@
 import process from 'node:process';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { loadDawn } from '../../../src/backend/dawn.js';
+import { adapterNames, loadDawn } from '../../../src/backend/dawn.js';
 import { openDevice } from '../../../src/backend/open-device.js';
 import type { WebGpuBackend } from '../../../src/backend/webgpu/backend.js';
 import { openWebGpuDevice, requestWebGpuAdapter } from '../../../src/backend/webgpu/open.js';
@@ -10,8 +10,21 @@ import type { Device } from '../../../src/tensor.js';
 
 const adapter = await requestWebGpuAdapter({ gpu: await loadDawn(), software: true }).catch(() => null);
 
-test.runIf(process.env.CI)('continuous integration has an adapter', () => {
-  expect(adapter).not.toBeNull();
+const names = await adapterNames();
+
+test.runIf(process.env.CI)('continuous integration has both adapters that compute on the processor', () => {
+  expect(names.join()).toMatch(/SwiftShader/);
+  expect(names.join()).toMatch(/llvmpipe/);
+});
+
+test.runIf(names.length > 0)('an adapter is found by a part of its name, and an error lists the names', async () => {
+  for (const name of names) {
+    using device = await openDevice(`webgpu:${name.slice(0, 8)}`);
+    expect(device.name.toLowerCase()).toContain(name.slice(0, 8).toLowerCase());
+  }
+  const refused = openDevice('webgpu:no such adapter');
+  await expect(refused).rejects.toThrow(BackendUnavailableError);
+  for (const name of names) await expect(refused).rejects.toThrow(name);
 });
 
 describe('where there is no WebGPU', () => {
