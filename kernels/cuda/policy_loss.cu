@@ -13,7 +13,7 @@ namespace grpo_cuda {
 namespace {
 
 constexpr int kSequenceThreads = 128;
-constexpr int kCallThreads = 1024;
+constexpr int kCallThreads = 512;
 
 // Tensors of a call; those that may be absent are null.
 struct PolicyCall {

@@ -24,7 +24,7 @@ export class CommandQueue {
   /** The batch in which a buffer was last used. */
   readonly #lastUse = new WeakMap<GPUBuffer, number>();
   readonly #stride: number;
-  readonly #words: Uint32Array;
+  readonly #words: Uint32Array<ArrayBuffer>;
   readonly #floats: Float32Array;
   readonly #parameters: GPUBuffer;
   #encoder: GPUCommandEncoder | null = null;
