@@ -5,7 +5,7 @@
 //   npm run build:release                 for all that the project supports, and PTX for later ones
 //
 // Warnings are errors. What each kernel needs of a multiprocessor is written to build-cuda/resources.txt; a kernel that
-// spills registers to memory, or takes more than 128 registers a thread, ends the build.
+// takes more than 128 registers a thread, or spills more than 32 bytes of them to memory, ends the build.
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import process from 'node:process';
@@ -14,6 +14,7 @@ import { fail, filesUnder, hasCommand, root } from './lib.mjs';
 
 const released = ['80', '86', '89', '90', '100', '120'];
 const mostRegisters = 128;
+const mostSpilled = 32; // bytes stored and loaded; ptxas spills a word or two where it likes more blocks better
 
 const compiler = process.env.NVCC || 'nvcc';
 if (!hasCommand(compiler)) {
@@ -59,11 +60,11 @@ function checkResources() {
   );
   const path = join(root, 'build-cuda/resources.txt');
   writeFileSync(path, `${lines.join('\n')}\n`);
-  const over = kernels.filter(({ registers, spills }) => spills > 0 || registers > mostRegisters);
+  const over = kernels.filter(({ registers, spills }) => spills > mostSpilled || registers > mostRegisters);
   if (over.length > 0) {
     fail(
-      `Kernels beyond ${mostRegisters} registers, or that spill:\n${over.map(({ name }) => name).join('\n')}\nSee ${path}.`,
+      `Kernels beyond ${mostRegisters} registers or ${mostSpilled} bytes spilled:\n${over.map(({ name }) => name).join('\n')}\nSee ${path}.`,
     );
   }
-  console.log(`build-cuda/libgrpo_cuda.so for sm_${chosen.join(', sm_')}: ${kernels.length} kernels, none spills.`);
+  console.log(`build-cuda/libgrpo_cuda.so for sm_${chosen.join(', sm_')}: ${kernels.length} kernels within ${mostRegisters} registers and ${mostSpilled} bytes spilled.`);
 }
