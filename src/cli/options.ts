@@ -1,6 +1,10 @@
 import { InvalidArgumentError, Option } from 'commander';
 
-export const deviceOption = ['--device <name>', 'where to compute: auto, cpu, cuda, cuda:1, webgpu', 'auto'] as const;
+export const deviceOption = [
+  '--device <name>',
+  'where to compute: auto, cpu, cuda, cuda:1, webgpu, webgpu:<part of a name>',
+  'auto',
+] as const;
 
 export function modelOption(): Option {
   return new Option('--model <folder>', 'folder of the model, as Hugging Face writes it').makeOptionMandatory();

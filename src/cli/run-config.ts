@@ -13,7 +13,10 @@ const sources = {
 };
 
 const machine = {
-  device: z.string().default('auto').describe('Where to compute: auto, cpu, cuda, cuda:1, webgpu'),
+  device: z
+    .string()
+    .default('auto')
+    .describe('Where to compute: auto, cpu, cuda, cuda:1, webgpu, webgpu:<part of a name>'),
   devices: z
     .array(z.string().min(1))
     .min(1)
