@@ -66,5 +66,7 @@ function checkResources() {
       `Kernels beyond ${mostRegisters} registers or ${mostSpilled} bytes spilled:\n${over.map(({ name }) => name).join('\n')}\nSee ${path}.`,
     );
   }
-  console.log(`build-cuda/libgrpo_cuda.so for sm_${chosen.join(', sm_')}: ${kernels.length} kernels within ${mostRegisters} registers and ${mostSpilled} bytes spilled.`);
+  console.log(
+    `build-cuda/libgrpo_cuda.so for sm_${chosen.join(', sm_')}: ${kernels.length} kernels within ${mostRegisters} registers and ${mostSpilled} bytes spilled.`,
+  );
 }
