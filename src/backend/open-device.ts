@@ -30,7 +30,7 @@ export interface DeviceInfo {
 
 /**
  * Opens a device: `auto` (a CUDA device when there is one, else the CPU; `device.why` says which and why), `cpu`, `cuda`,
- * `cuda:1` (the second), `webgpu` (a hardware adapter), `webgpu:software` (one that computes on the processor too),
+ * `cuda:1` (the second), `webgpu` (a hardware adapter), `webgpu:software` (any adapter, hardware first),
  * `webgpu:llvmpipe` (the first adapter whose name has that part). Throws a `BackendUnavailableError` with all that was
  * tried when there is none.
  */
