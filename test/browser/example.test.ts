@@ -92,10 +92,11 @@ describe.skipIf(!installed)('the browser example, built from the exports of the 
     expect(listed.map(Number)).toEqual(listed.map(Number).sort((a, b) => b - a));
     expect(await page.locator('#reward-chart svg').getAttribute('aria-label')).toMatch(/in \d+ updates/);
 
-    // Half of the time the page answers at once, however long an update takes on this machine.
+    // By time, not by count: a page that freezes through each update ticks often in between, and has a short median gap.
     const gaps = await page.evaluate(() => (globalThis as unknown as { gaps: number[] }).gaps);
+    const total = (list: number[]) => list.reduce((sum, gap) => sum + gap, 0);
     expect(gaps.length).toBeGreaterThan(100);
-    expect(gaps.sort((a, b) => a - b)[Math.floor(gaps.length / 2)]).toBeLessThan(100);
+    expect(total(gaps.filter((gap) => gap > 100)) / total(gaps)).toBeLessThan(0.25);
 
     await page.click('#reset');
     expect(await stateOf(page)).toBe('ready');
