@@ -192,7 +192,8 @@ function markdown({ date, cpu, cores, rows }: { date: string; cpu: string; cores
   );
   return `# GRPO steps on one and two ranks
 
-${cpu}, ${cores} cores, one thread a rank; ${date}. A step is rollout, rewards and update, of a model of 512 x 4 layers.
+${cpu}, ${cores} cores, one thread a rank; ${date}. \`npm run bench -- scaling\`. A step is rollout, rewards
+and update, of a model of 512 x 4 layers.
 Efficiency: tokens a second of a rank, as a share of those of one rank alone. Bytes: what rank 0 sends in a step, values
 between hosts not counted. Overlap: share of the time of the exchange during which the device did not wait for it.
 

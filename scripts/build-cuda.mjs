@@ -6,7 +6,7 @@
 //
 // Warnings are errors. What each kernel needs of a multiprocessor is written to build-cuda/resources.txt; a kernel that
 // takes more than 128 registers a thread, or spills more than 32 bytes of them to memory, ends the build.
-import { writeFileSync } from 'node:fs';
+import { copyFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import process from 'node:process';
 import { buildLibrary } from './compile.mjs';
@@ -36,9 +36,11 @@ const report = await buildLibrary({
   folder,
   sources: filesUnder(join(root, 'kernels/cuda'), ['.cu']),
   headers: filesUnder(join(root, 'kernels'), ['.h']),
-  library: join(root, 'build-cuda/libgrpo_cuda.so'),
+  library: join(folder, 'libgrpo_cuda.so'),
 });
 checkResources();
+// Whatever was built last is what the addon finds, also when nothing had to be compiled for it.
+copyFileSync(join(folder, 'libgrpo_cuda.so'), join(root, 'build-cuda/libgrpo_cuda.so'));
 
 /** Reads what ptxas reported. */
 function checkResources() {

@@ -23,11 +23,8 @@ export function checkCollective(
   if (input.dtype !== output.dtype) {
     throw new InvalidArgumentError(`${name}: output`, `dtype ${input.dtype}, the input's`, output.dtype);
   }
-  const factors = {
-    ...{ allReduce: [1, 1], broadcast: [1, 1], reduce: [1, 1] },
-    ...{ reduceScatter: [1, worldSize], allGather: [worldSize, 1] },
-  };
-  const [inputs, outputs] = factors[name] as [number, number];
+  const inputs = name === 'allGather' ? worldSize : 1;
+  const outputs = name === 'reduceScatter' ? worldSize : 1;
   if (input.size * inputs !== output.size * outputs) {
     const ratio = name === 'reduceScatter' ? `1/${worldSize} of` : `${worldSize} times`;
     throw new InvalidArgumentError(
