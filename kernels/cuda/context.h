@@ -28,8 +28,6 @@ struct grpo_context {
   cudaStream_t stream() const { return stream_; }
   int processors() const { return properties_.multiProcessorCount; }
   size_t shared_memory() const { return properties_.sharedMemPerBlockOptin; }  // most bytes a block may have
-  size_t second_level_cache() const { return static_cast<size_t>(properties_.l2CacheSize); }
-  bool has_clusters() const { return properties_.major >= 9; }
   const grpo_cuda::Blas& blas() const { return *blas_; }
   grpo_cuda::MemoryPool& pool() { return pool_; }
 

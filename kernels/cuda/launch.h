@@ -8,8 +8,7 @@ namespace grpo_cuda {
 
 struct Launch {
   dim3 grid, block;
-  size_t shared = 0;     // bytes of dynamic shared memory
-  unsigned cluster = 1;  // blocks along x that run together; above 1 only where context.has_clusters()
+  size_t shared = 0;  // bytes of dynamic shared memory
 };
 
 inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -17,17 +16,11 @@ inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // Queues kernel(arguments...) on the context's stream.
 template <class... Parameters, class... Arguments>
 grpo_status launch(grpo_context& context, void (*kernel)(Parameters...), const Launch& how, Arguments&&... arguments) {
-  cudaLaunchAttribute cluster[1];
-  cluster[0].id = cudaLaunchAttributeClusterDimension;
-  cluster[0].val.clusterDim.x = how.cluster;
-  cluster[0].val.clusterDim.y = cluster[0].val.clusterDim.z = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = how.grid;
   config.blockDim = how.block;
   config.dynamicSmemBytes = how.shared;
   config.stream = context.stream();
-  config.attrs = cluster;
-  config.numAttrs = how.cluster > 1 ? 1 : 0;
   if (how.shared > (48u << 10)) {
     // Asked for at each launch: a call of a few hundred nanoseconds, and nothing to keep.
     const cudaError_t error =

@@ -35,10 +35,7 @@ struct Warp {
 };
 
 struct Block {
-  dim3 index;
-  unsigned rank;
   Barrier barrier;
-  int predicates[2];  // summed over the block by __syncthreads_count, in turns
   std::vector<Warp> warps;
   std::unique_ptr<unsigned char[]> memory;
   unsigned char* shared;
@@ -50,11 +47,9 @@ struct Fibre {
 #ifndef __x86_64__
   ucontext_t context;
 #endif
-  Block* block = nullptr;
   dim3 thread;
   unsigned number = 0;  // in its block
-  unsigned exchanges = 0, counts = 0;
-  bool done = false;
+  unsigned exchanges = 0;
 };
 
 // One launch at a time in a process: shared variables are static.
@@ -63,8 +58,7 @@ std::mutex launching;
 std::vector<std::unique_ptr<Fibre>> fibres;  // kept for the next launch, with their stacks
 std::deque<Fibre*> ready;
 Fibre* current = nullptr;
-std::vector<Block> cluster;
-Barrier cluster_barrier;
+Block running;
 unsigned alive = 0;
 void (*kernel_body)(void*) = nullptr;
 void* kernel_argument = nullptr;
@@ -155,7 +149,6 @@ void wait_at(Barrier& barrier) {
 // What a fibre runs: the kernel, then back for good.
 void finish_fibre() {
   kernel_body(kernel_argument);
-  current->done = true;
   --alive;
   to_scheduler(*current);
   std::abort();
@@ -172,12 +165,11 @@ Fibre& fibre_at(size_t i) {
   return *fibres[i];
 }
 
-void run_cluster() {
+void run_block() {
   while (!ready.empty()) {
     current = ready.front();
     ready.pop_front();
     threadIdx = current->thread;
-    blockIdx = current->block->index;
     to_fibre(*current);
   }
   if (alive > 0) give_up("threads wait for others that have ended or wait elsewhere");
@@ -185,27 +177,21 @@ void run_cluster() {
 
 }  // namespace
 
-unsigned char* dynamic_shared() { return current->block->shared; }
-unsigned cluster_rank() { return current->block->rank; }
-unsigned cluster_size() { return static_cast<unsigned>(cluster.size()); }
-void cluster_sync() { wait_at(cluster_barrier); }
-void* cluster_address(void* address, unsigned rank) {
-  return cluster[rank].shared + (static_cast<unsigned char*>(address) - current->block->shared);
-}
+unsigned char* dynamic_shared() { return running.shared; }
 
 void check_mask(unsigned mask) {
   if (mask != 0xffffffffu) give_up("warp operations take all 32 lanes");
 }
 
 const unsigned char* exchange(const void* value, size_t bytes) {
-  Warp& warp = current->block->warps[current->number / 32];
+  Warp& warp = running.warps[current->number / 32];
   unsigned char* values = warp.values[current->exchanges++ % 2];
   std::memcpy(values + 16 * (current->number % 32), value, bytes);
   wait_at(warp.barrier);
   return values;
 }
 
-void run(dim3 grid, dim3 block, size_t shared, unsigned cluster_blocks, void (*body)(void*), void* argument) {
+void run(dim3 grid, dim3 block, size_t shared, void (*body)(void*), void* argument) {
   const std::lock_guard lock(launching);
   ++launches;
   const unsigned threads = block.x * block.y * block.z;
@@ -213,38 +199,28 @@ void run(dim3 grid, dim3 block, size_t shared, unsigned cluster_blocks, void (*b
   blockDim = block;
   kernel_body = body;
   kernel_argument = argument;
-  cluster.resize(cluster_blocks);
   const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z;
-  for (uint64_t first = 0; first < blocks; first += cluster_blocks) {
-    reverse = (launches + first / cluster_blocks) % 2 == 0;
-    cluster_barrier = {threads * cluster_blocks};
-    alive = threads * cluster_blocks;
+  for (uint64_t index = 0; index < blocks; ++index) {
+    blockIdx = dim3(unsigned(index % grid.x), unsigned(index / grid.x % grid.y), unsigned(index / grid.x / grid.y));
+    reverse = (launches + index) % 2 == 0;
+    running.barrier = {threads};
+    running.warps.assign((threads + 31) / 32, Warp{{32}, {}});
+    // Never zero at first.
+    running.memory.reset(new unsigned char[shared + 128]);
+    running.shared = running.memory.get() + (128 - reinterpret_cast<uintptr_t>(running.memory.get()) % 128);
+    std::memset(running.shared, 0xff, shared);
+    alive = threads;
     std::vector<Fibre*> order;
-    for (unsigned rank = 0; rank < cluster_blocks; ++rank) {
-      Block& b = cluster[rank];
-      const uint64_t index = first + rank;
-      b.index = dim3(unsigned(index % grid.x), unsigned(index / grid.x % grid.y), unsigned(index / grid.x / grid.y));
-      b.rank = rank;
-      b.barrier = {threads};
-      b.predicates[0] = b.predicates[1] = 0;
-      b.warps.assign((threads + 31) / 32, Warp{{32}, {}});
-      // Of exactly the size asked for, and never zero at first.
-      b.memory.reset(new unsigned char[shared + 128]);
-      b.shared = b.memory.get() + (128 - reinterpret_cast<uintptr_t>(b.memory.get()) % 128);
-      std::memset(b.shared, 0xff, shared);
-      for (unsigned i = 0; i < threads; ++i) {
-        Fibre& fibre = fibre_at(rank * threads + i);
-        fibre.block = &b;
-        fibre.number = i;
-        fibre.thread = dim3(i % block.x, i / block.x % block.y, i / block.x / block.y);
-        fibre.exchanges = fibre.counts = 0;
-        fibre.done = false;
-        prepare(fibre);
-        order.push_back(&fibre);
-      }
+    for (unsigned i = 0; i < threads; ++i) {
+      Fibre& fibre = fibre_at(i);
+      fibre.number = i;
+      fibre.thread = dim3(i % block.x, i / block.x % block.y, i / block.x / block.y);
+      fibre.exchanges = 0;
+      prepare(fibre);
+      order.push_back(&fibre);
     }
     make_ready(order);
-    run_cluster();
+    run_block();
   }
 }
 
@@ -252,16 +228,4 @@ void run(dim3 grid, dim3 block, size_t shared, unsigned cluster_blocks, void (*b
 
 using namespace cuda_on_cpu;
 
-void __syncthreads() { wait_at(current->block->barrier); }
-
-int __syncthreads_count(int predicate) {
-  Block& block = *current->block;
-  int& sum = block.predicates[current->counts++ % 2];
-  sum += predicate != 0;
-  wait_at(block.barrier);
-  const int count = sum;
-  wait_at(block.barrier);
-  sum = 0;
-  return count;
-}
-int __syncthreads_or(int predicate) { return __syncthreads_count(predicate) > 0; }
+void __syncthreads() { wait_at(running.barrier); }

@@ -70,20 +70,12 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   properties->totalGlobalMem = capacity();
   properties->major = 9;
   properties->multiProcessorCount = 4;
-  properties->l2CacheSize = 1 << 20;
   properties->sharedMemPerBlockOptin = 227 << 10;
-  properties->sharedMemPerMultiprocessor = 228 << 10;
   return cudaSuccess;
 }
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  return *value = attribute == cudaDevAttrMultiProcessorCount ? 4 : 1, cudaSuccess;
-}
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) { return *value = 1, cudaSuccess; }
 cudaError_t cudaDriverGetVersion(int* version) { return *version = 13000, cudaSuccess; }
 cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 13000, cudaSuccess; }
-cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
-  const std::lock_guard lock(mutex);
-  return *total = capacity(), *free = *total - live[device], cudaSuccess;
-}
 
 cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int) { return *pool = nullptr, cudaSuccess; }
 cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
@@ -116,11 +108,6 @@ cudaError_t cudaFreeAsync(void* data, cudaStream_t) {
   allocations.erase(found);
   return cudaSuccess;
 }
-cudaError_t cudaMallocHost(void** data, size_t bytes) {
-  *data = std::malloc(bytes);
-  return *data ? cudaSuccess : note(cudaErrorMemoryAllocation);
-}
-cudaError_t cudaFreeHost(void* data) { return std::free(data), cudaSuccess; }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
   return std::memmove(to, from, bytes), cudaSuccess;
@@ -143,16 +130,12 @@ cudaError_t cudaMemset2DAsync(void* data, size_t pitch, int value, size_t width,
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return *stream = nullptr, cudaSuccess; }
 cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return *event = nullptr, cudaSuccess; }
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
 
-cudaError_t cuda_on_cpu_check_launch(const cudaLaunchConfig_t& config, unsigned cluster) {
+cudaError_t cuda_on_cpu_check_launch(const cudaLaunchConfig_t& config) {
   const dim3 grid = config.gridDim, block = config.blockDim;
   const uint64_t threads = uint64_t{block.x} * block.y * block.z;
   const bool fits = threads > 0 && threads <= 1024 && threads % 32 == 0 && grid.x > 0 && grid.x <= 0x7fffffffu &&
-                    grid.y > 0 && grid.y <= 65535 && grid.z > 0 && grid.z <= 65535 && grid.x % cluster == 0 &&
-                    cluster <= 16 && config.dynamicSmemBytes <= (227u << 10);
+                    grid.y > 0 && grid.y <= 65535 && grid.z > 0 && grid.z <= 65535 &&
+                    config.dynamicSmemBytes <= (227u << 10);
   return fits ? cudaSuccess : note(cudaErrorInvalidValue);
 }
