@@ -14,7 +14,7 @@ static inline grpo_status check_indices(grpo_context& context, const char* what,
                                         int64_t limit) {
   if (!context.checks_indices()) return GRPO_OK;
   const int32_t* index = context.host_integers(indices);
-  if (!index) return GRPO_DEVICE_LOST;
+  if (!index) return context.status();
   for (int64_t i = 0; i < indices.shape[0]; ++i) {
     if (index[i] < 0 || index[i] >= limit) {
       return context.fail(GRPO_INVALID_ARGUMENT, "%s[%lld]: expected an index from 0 to %lld but received %d", what,
@@ -28,7 +28,7 @@ static inline grpo_status check_indices(grpo_context& context, const char* what,
 static inline grpo_status check_offsets(grpo_context& context, const char* what, const grpo_tensor& offsets,
                                         int64_t total) {
   const int32_t* offset = context.host_integers(offsets);
-  if (!offset) return GRPO_DEVICE_LOST;
+  if (!offset) return context.status();
   const int64_t last = offsets.shape[0] - 1;
   for (int64_t i = 0; i <= last; ++i) {
     const bool good =
@@ -205,6 +205,13 @@ static inline grpo_status check_transform(grpo_context& context, const char* ope
   return GRPO_OK;
 }
 
+// The settings of log-probs, and their targets among `vocab` tokens.
+static inline grpo_status check_log_probs(grpo_context& context, const char* operation, double temperature,
+                                          double softcap, const grpo_tensor& targets, int64_t vocab) {
+  if (auto status = check_transform(context, operation, temperature, softcap)) return status;
+  return check_indices(context, (std::string(operation) + ": targets").c_str(), targets, vocab);
+}
+
 // Where a slice of the vocabulary begins, and how many entries the whole has.
 struct VocabularySlice {
   int64_t start, vocab;
@@ -227,8 +234,8 @@ static inline grpo_status check_token_log_probs_backward(grpo_context& context,
   const char* const name = "tokenLogProbsBackward";
   if (auto status = check_slice(context, name, args.vocab_start, args.vocab_size, args.logits.shape[1], slice))
     return status;
-  if (auto status = check_transform(context, name, args.temperature, args.softcap)) return status;
-  if (auto status = check_indices(context, "tokenLogProbsBackward: targets", args.targets, slice->vocab)) return status;
+  if (auto status = check_log_probs(context, name, args.temperature, args.softcap, args.targets, slice->vocab))
+    return status;
   if (args.grad_entropy.data && !args.entropy.data && !slice->whole) {
     return context.fail(GRPO_INVALID_ARGUMENT, "%s: expected the entropy of the rows beside gradEntropy", name);
   }
@@ -239,18 +246,18 @@ static inline grpo_status check_token_log_probs_backward(grpo_context& context,
   return GRPO_OK;
 }
 
-// How many rows fit into the workspace, `bytes_per_row` each, evenly spread over the fewest chunks; 0 when none does.
-static inline int64_t rows_per_chunk(double workspace_bytes, int64_t bytes_per_row, int64_t rows) {
+// How many rows fit into the workspace, `bytes_per_row` each, evenly spread over the fewest chunks.
+static inline grpo_status check_workspace(grpo_context& context, const char* operation, double workspace_bytes,
+                                          int64_t bytes_per_row, int64_t rows, int64_t* rows_per_chunk) {
   const int64_t most = static_cast<int64_t>(workspace_bytes / static_cast<double>(bytes_per_row));
-  if (most <= 0 || rows <= most) return most < rows ? most : rows;
+  if (most <= 0) {
+    return context.fail(GRPO_INVALID_ARGUMENT,
+                        "%s: expected workspaceBytes of at least %lld (one row) but received %.0f", operation,
+                        check_number(bytes_per_row), workspace_bytes);
+  }
   const int64_t chunks = (rows + most - 1) / most;
-  return (rows + chunks - 1) / chunks;
-}
-
-static inline grpo_status refuse_workspace(grpo_context& context, const char* operation, double workspace_bytes,
-                                           int64_t least) {
-  return context.fail(GRPO_INVALID_ARGUMENT, "%s: expected workspaceBytes of at least %lld (one row) but received %.0f",
-                      operation, check_number(least), workspace_bytes);
+  *rows_per_chunk = (rows + chunks - 1) / chunks;
+  return GRPO_OK;
 }
 
 static inline grpo_status refuse_reward(grpo_context& context, int64_t i, float reward) {

@@ -4,6 +4,21 @@
 
 #include "hd.h"
 
+// z = (softcap ? softcap * tanh(logit / softcap) : logit) * inverse_temperature.
+struct RowTransform {
+  float inverse_temperature;
+  float softcap;  // 0: none
+};
+
+static inline RowTransform row_transform(double temperature, double softcap) {
+  return {static_cast<float>(1.0 / temperature), static_cast<float>(softcap)};
+}
+
+// Loops over logits take powers of two, x = d log2 e; below the lowest exponent a power counts as 0.
+constexpr float kLog2e = 1.44269504f;
+constexpr double kLn2 = 0.69314718055994531;
+constexpr float kLowestExponent = -125.0f;
+
 // With d = (x - max) * inverse_temperature, x the logit after the soft cap: the sums over the part of exp(d) and of
 // exp(d) * d. A part that is all -inf has max = -inf and sum = 0. NaN and +inf make the sum NaN.
 struct RowStatistics {
@@ -41,6 +56,19 @@ GRPO_HD float row_entropy(const RowStatistics& row) {
   return static_cast<float>(entropy < 0.0 ? 0.0 : entropy);
 }
 
+// A slice of the vocabulary: (max z, sum exp(z - max), sum exp(z - max) * (z - max), z of the target); the last is 0
+// when the target is in another slice.
+struct PartialRow {
+  float max, sum, weighted, target;
+};
+
+// An order of partials that depends on their values alone, so that the slices may come in any order.
+GRPO_HD bool partial_before(const PartialRow& a, const PartialRow& b) {
+  if (a.max != b.max) return a.max < b.max;
+  if (a.sum != b.sum) return a.sum < b.sum;
+  return a.weighted < b.weighted;
+}
+
 // The gradient of g * log p(target) + h * entropy with respect to a logit (before the soft cap's own factor):
 //
 //   (g * (1[target] - p) - h * p * (log p + entropy)) / T,   where log p + entropy = z - mean of z under p.
@@ -65,4 +93,10 @@ GRPO_HD RowGradient row_gradient(float log_sum_exp, float entropy, double g, dou
   const double shift = static_cast<double>(log_sum_exp) / inverse_temperature;
   return {static_cast<float>(shift), inverse_temperature, static_cast<float>(-h * inverse_temperature),
           static_cast<float>((-h * entropy - g) * inverse_temperature)};
+}
+
+// Whether the gradient of a row needs its statistics anew: a float32 log-sum-exp of this size no longer gives p to
+// 1e-5, and next to a flat row's entropy gradient h the rounding of log-sum-exp and entropy is large.
+GRPO_HD bool needs_fresh_statistics(float log_sum_exp, double h) {
+  return log_sum_exp > 64.0f || log_sum_exp < -64.0f || h != 0.0;
 }

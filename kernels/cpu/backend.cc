@@ -13,17 +13,9 @@
 
 using grpo::Kernels;
 
-grpo_status grpo_context::fail(grpo_status status, const char* format, ...) {
-  char message[512];
-  va_list arguments;
-  va_start(arguments, format);
-  std::vsnprintf(message, sizeof message, format, arguments);
-  va_end(arguments);
-  error = message;
-  return status;
-}
-
 namespace {
+
+#include "../common/backend_table.h"
 
 // The best kernels that the processor has, or those asked for by name; nullptr when it has none of that name.
 const Kernels* choose_kernels(const std::string& name) {
@@ -68,8 +60,6 @@ grpo_status create(int, const char* options_text, grpo_context** out, char* mess
 }
 
 void destroy(grpo_context* context) { delete context; }
-const char* describe(grpo_context* context) { return context->description.c_str(); }
-const char* last_error(grpo_context* context) { return context->error.c_str(); }
 
 grpo_status allocate(grpo_context* context, size_t bytes, void** data) {
   *data = context->allocator.allocate(bytes);
@@ -98,22 +88,7 @@ void memory(grpo_context* context, grpo_memory* out) { *out = context->allocator
   }
 GRPO_OPERATIONS(GRPO_DEFINE_OPERATION)
 
-#define GRPO_TABLE_ENTRY(op) run_##op,
-const grpo_backend kBackend = {GRPO_ABI_VERSION,
-                               sizeof(grpo_backend),
-                               "cpu",
-                               device_count,
-                               create,
-                               destroy,
-                               describe,
-                               last_error,
-                               allocate,
-                               release,
-                               upload,
-                               download,
-                               synchronize,
-                               memory,
-                               GRPO_OPERATIONS(GRPO_TABLE_ENTRY)};
+const grpo_backend kBackend = GRPO_BACKEND_TABLE("cpu");
 
 }  // namespace
 

@@ -1,12 +1,12 @@
 // What a CPU device holds: its threads, its memory, its scratch space and the kernels chosen for its processor.
 #pragma once
 
-#include <cstdarg>
 #include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "../common/error_record.h"
 #include "../include/grpo.h"
 #include "allocator.h"
 #include "blas.h"
@@ -30,7 +30,7 @@ extern const Kernels kKernelsAvx512;
 
 }  // namespace grpo
 
-struct grpo_context {
+struct grpo_context : ErrorRecord {
   grpo_context(int threads, const grpo::Kernels& kernels, const grpo::Blas* blas)
       : kernels(kernels), blas(blas), pool(threads), scratch_(threads + 1) {}
 
@@ -39,7 +39,6 @@ struct grpo_context {
   grpo::ThreadPool pool;
   grpo::Allocator allocator;
   std::string description;
-  std::string error;
 
   // Scratch space of one worker inside a parallel loop, 64-byte aligned; the content does not outlive the operation.
   void* worker_scratch(int worker, size_t bytes) { return scratch_[worker].reserve(bytes); }
@@ -49,9 +48,6 @@ struct grpo_context {
   // What checks.h asks of a context.
   const int32_t* host_integers(const grpo_tensor& t) const { return static_cast<const int32_t*>(t.data); }
   bool checks_indices() const { return true; }
-
-  // Records a message for grpo_backend::last_error and returns `status`.
-  grpo_status fail(grpo_status status, const char* format, ...) __attribute__((format(printf, 3, 4)));
 
  private:
   std::vector<grpo::Scratch> scratch_;

@@ -1,12 +1,7 @@
 // The threshold of the high-entropy mask: a quantile over the active tokens of a call. Included by policy_loss.cc.
 #pragma once
 
-// Bits of a float as an integer of the same order.
-uint32_t ordered_bits(float x) {
-  const uint32_t bits = __builtin_bit_cast(uint32_t, x);
-  return bits >> 31 ? ~bits : bits | 0x80000000u;
-}
-float from_ordered_bits(uint32_t key) { return __builtin_bit_cast(float, key >> 31 ? key & 0x7fffffffu : ~key); }
+#include "../common/ordered_bits.h"
 
 // The value of rank `rank` (from 0) among the active tokens: a histogram over the upper half of the bits, then one over
 // the lower half. `histogram` has 65,536 entries.

@@ -9,12 +9,11 @@
 grpo_status linear_token_log_probs(grpo_context& context, const grpo_linear_token_log_probs_args& args) {
   const char* const name = "linearTokenLogProbs";
   const int64_t rows = args.hidden.shape[0], width = args.hidden.shape[1], vocab = args.weight.shape[0];
-  if (auto status = check_transform(context, name, args.temperature, args.softcap)) return status;
-  if (auto status = check_indices(context, "linearTokenLogProbs: targets", args.targets, vocab)) return status;
+  if (auto status = check_log_probs(context, name, args.temperature, args.softcap, args.targets, vocab)) return status;
   if (rows == 0) return GRPO_OK;
   const int64_t row_bytes = vocab * static_cast<int64_t>(sizeof(float));
-  const int64_t chunk = rows_per_chunk(args.workspace_bytes, row_bytes, rows);
-  if (chunk == 0) return refuse_workspace(context, name, args.workspace_bytes, row_bytes);
+  int64_t chunk = 0;
+  if (auto status = check_workspace(context, name, args.workspace_bytes, row_bytes, rows, &chunk)) return status;
 
   float* logits = static_cast<float*>(context.shared_scratch(chunk * row_bytes));
   const int32_t* targets = static_cast<int32_t*>(args.targets.data);
@@ -33,16 +32,15 @@ grpo_status linear_token_log_probs_backward(grpo_context& context,
                                             const grpo_linear_token_log_probs_backward_args& args) {
   const char* const name = "linearTokenLogProbsBackward";
   const int64_t rows = args.hidden.shape[0], width = args.hidden.shape[1], vocab = args.weight.shape[0];
-  if (auto status = check_transform(context, name, args.temperature, args.softcap)) return status;
-  if (auto status = check_indices(context, "linearTokenLogProbsBackward: targets", args.targets, vocab)) return status;
+  if (auto status = check_log_probs(context, name, args.temperature, args.softcap, args.targets, vocab)) return status;
   if (rows == 0) return GRPO_OK;
 
   // One row's share: its logits, its hidden state (copied when rows are left out), its gradient before rounding, and
   // what the row kernel reads of it.
   const int64_t hidden_bytes = width * element_bytes(args.hidden);
   const int64_t row_bytes = (vocab + width + 5) * static_cast<int64_t>(sizeof(float)) + hidden_bytes;
-  const int64_t chunk = rows_per_chunk(args.workspace_bytes, row_bytes, rows);
-  if (chunk == 0) return refuse_workspace(context, name, args.workspace_bytes, row_bytes);
+  int64_t chunk = 0;
+  if (auto status = check_workspace(context, name, args.workspace_bytes, row_bytes, rows, &chunk)) return status;
   float* logits = static_cast<float*>(context.shared_scratch(chunk * row_bytes));
   float* grad_hidden = logits + chunk * vocab;
   float* log_sum_exp = grad_hidden + chunk * width;

@@ -13,12 +13,6 @@
 
 constexpr int64_t kRowChunk = 4096;
 
-// z = (softcap ? softcap * tanh(logit / softcap) : logit) * inverse_temperature.
-struct RowTransform {
-  float inverse_temperature;
-  float softcap;  // 0: none
-};
-
 // ---- functions ----
 
 // exp for x <= 0 or a rounding error above: at most 1.5 ulp off, 0 below -86.6, NaN stays NaN. vexp without what only
@@ -38,9 +32,6 @@ SIMD vfloat vexp_nonpositive(vfloat x) {
 // 2^x for lowest < x <= 0 or a rounding error above, 0 for x = lowest; NaN stays NaN. The loops over logits use it with
 // x = d log2 e: the reduction is then exact, and runs on the adders while the multipliers are the limit. What rounding
 // x costs is at most 2^-24 |x| of a term that is 2^x of the sum.
-constexpr float kLowestExponent = -125.0f;
-constexpr float kLog2e = 1.44269504f;
-constexpr double kLn2 = 0.69314718055994531;
 
 SIMD vfloat vexp2_nonpositive(vfloat x) {
   const vfloat shift = vset(12582912.0f);

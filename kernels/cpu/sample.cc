@@ -7,14 +7,8 @@
 //   minP  of those, the ones with at least minP times the largest probability.
 // Tokens that tie with the last one kept are kept too, so that no filter depends on the order of ids.
 
+#include "../common/ordered_bits.h"
 #include "../common/philox.h"
-
-// Orders floats as unsigned integers; NaN is lowest.
-static uint32_t ordered_key(float x) {
-  const uint32_t bits = __builtin_bit_cast(uint32_t, x);
-  if (x != x) return 0;
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
 
 // The largest key such that the tokens with at least that key have a mass of `share` of the whole, or of `share` itself
 // with `absolute`. Found digit by digit from the top, with a histogram of masses each; no token is moved.

@@ -74,16 +74,12 @@ void log_prob_rows(grpo_context& context, const T* logits, int64_t stride, int64
     for_row_statistics<false>(context, logits, stride, rows, columns, transform, use);
 }
 
-RowTransform row_transform(double temperature, double softcap) {
-  return {static_cast<float>(1.0 / temperature), static_cast<float>(softcap)};
-}
-
 float* float_data(const grpo_tensor& t) { return static_cast<float*>(t.data); }
 
 grpo_status token_log_probs(grpo_context& context, const grpo_token_log_probs_args& args) {
   const int64_t rows = args.logits.shape[0], columns = args.logits.shape[1];
-  if (auto status = check_transform(context, "tokenLogProbs", args.temperature, args.softcap)) return status;
-  if (auto status = check_indices(context, "tokenLogProbs: targets", args.targets, columns)) return status;
+  if (auto status = check_log_probs(context, "tokenLogProbs", args.temperature, args.softcap, args.targets, columns))
+    return status;
   with_float_type(args.logits, [&](const auto* logits) {
     log_prob_rows(context, logits, args.logits.row_stride, rows, columns, static_cast<int32_t*>(args.targets.data),
                   row_transform(args.temperature, args.softcap),
@@ -107,10 +103,9 @@ struct GradientInputs {
   double entropy_gradient(int64_t row) const { return grad_entropy ? grad_entropy[row] : 0.0; }
   bool is_zero(int64_t row) const { return grad_log_probs[row] == 0.0f && entropy_gradient(row) == 0.0; }
 
-  // A float32 log-sum-exp of this size no longer gives p to 1e-5, and next to a flat row's entropy gradient the
-  // rounding of log-sum-exp and entropy is large. Then the row is read a second time, mostly from the cache.
+  // Then the row is read a second time, mostly from the cache.
   bool needs_statistics(int64_t row) const {
-    return whole_vocabulary && (std::fabs(log_sum_exp[row]) > 64.0f || entropy_gradient(row) != 0.0);
+    return whole_vocabulary && needs_fresh_statistics(log_sum_exp[row], entropy_gradient(row));
   }
   RowGradient from_stored(int64_t row) const {
     return row_gradient(log_sum_exp[row], entropy ? entropy[row] : 0.0f, grad_log_probs[row], entropy_gradient(row),

@@ -1,22 +1,14 @@
 // token_log_probs_partial and token_log_probs_merge: a head whose vocabulary is split into slices. Compiled once an
 // instruction set (isa/kernels.inc).
 
-// (max z, sum exp(z - max), sum exp(z - max) * (z - max), z of the target) of a slice; the last is 0 when the target is
-// in another slice.
-struct PartialRow {
-  float max;
-  float sum;
-  float weighted;
-  float target;
-};
-
 grpo_status token_log_probs_partial(grpo_context& context, const grpo_token_log_probs_partial_args& args) {
   const int64_t rows = args.logits.shape[0], columns = args.logits.shape[1];
   VocabularySlice slice;
   if (auto status = check_slice(context, "tokenLogProbsPartial", args.vocab_start, args.vocab_size, columns, &slice))
     return status;
-  if (auto status = check_transform(context, "tokenLogProbsPartial", args.temperature, args.softcap)) return status;
-  if (auto status = check_indices(context, "tokenLogProbsPartial: targets", args.targets, slice.vocab)) return status;
+  if (auto status =
+          check_log_probs(context, "tokenLogProbsPartial", args.temperature, args.softcap, args.targets, slice.vocab))
+    return status;
   const RowTransform transform = row_transform(args.temperature, args.softcap);
   const int32_t* targets = static_cast<int32_t*>(args.targets.data);
   auto* out = static_cast<PartialRow*>(args.partial.data);
@@ -33,13 +25,6 @@ grpo_status token_log_probs_partial(grpo_context& context, const grpo_token_log_
         });
   });
   return GRPO_OK;
-}
-
-// An order of partials that depends on their values alone, so that the slices may come in any order.
-bool partial_before(const PartialRow& a, const PartialRow& b) {
-  if (a.max != b.max) return a.max < b.max;
-  if (a.sum != b.sum) return a.sum < b.sum;
-  return a.weighted < b.weighted;
 }
 
 grpo_status token_log_probs_merge(grpo_context& context, const grpo_token_log_probs_merge_args& args) {

@@ -7,6 +7,8 @@
 
 namespace {
 
+#include "../common/backend_table.h"
+
 int device_count() {
   int count = 0;
   if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
@@ -23,8 +25,6 @@ grpo_status create(int ordinal, const char* options, grpo_context** out, char* m
 }
 
 void destroy(grpo_context* context) { delete context; }
-const char* describe(grpo_context* context) { return context->description.c_str(); }
-const char* last_error(grpo_context* context) { return context->error.c_str(); }
 
 grpo_status allocate(grpo_context* context, size_t bytes, void** data) {
   if (auto status = context->enter()) return status;
@@ -58,22 +58,7 @@ void memory(grpo_context* context, grpo_memory* out) { *out = context->pool().me
   }
 GRPO_OPERATIONS(GRPO_DEFINE_OPERATION)
 
-#define GRPO_TABLE_ENTRY(op) run_##op,
-const grpo_backend kBackend = {GRPO_ABI_VERSION,
-                               sizeof(grpo_backend),
-                               "cuda",
-                               device_count,
-                               create,
-                               destroy,
-                               describe,
-                               last_error,
-                               allocate,
-                               release,
-                               upload,
-                               download,
-                               synchronize,
-                               memory,
-                               GRPO_OPERATIONS(GRPO_TABLE_ENTRY)};
+const grpo_backend kBackend = GRPO_BACKEND_TABLE("cuda");
 
 }  // namespace
 

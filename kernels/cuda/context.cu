@@ -1,4 +1,3 @@
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
@@ -106,30 +105,16 @@ const int32_t* grpo_context::host_integers(const grpo_tensor& t) {
   return reinterpret_cast<const int32_t*>(integers_.data());
 }
 
-grpo_status grpo_context::fail(grpo_status status, const char* format, ...) {
-  char message[512];
-  va_list arguments;
-  va_start(arguments, format);
-  std::vsnprintf(message, sizeof message, format, arguments);
-  va_end(arguments);
-  error = message;
-  return status_ = status;
-}
-
 grpo_status grpo_context::fail_with(cudaError_t cuda_error, const char* call) {
   cudaGetLastError();
   if (cuda_error == cudaErrorMemoryAllocation) return fail(GRPO_OUT_OF_MEMORY, "%s: out of device memory", call);
   lost_ = std::string(call) + ": " + cudaGetErrorString(cuda_error) + " (CUDA error " +
           std::to_string(static_cast<int>(cuda_error)) + "); the device can no longer be used by this process";
-  error = lost_;
-  return status_ = GRPO_DEVICE_LOST;
+  return fail(GRPO_DEVICE_LOST, "%s", lost_.c_str());
 }
 
 grpo_status grpo_context::enter() {
-  if (lost()) {
-    error = lost_;
-    return GRPO_DEVICE_LOST;
-  }
+  if (lost()) return fail(GRPO_DEVICE_LOST, "%s", lost_.c_str());
   const cudaError_t result = cudaSetDevice(ordinal_);
   return result == cudaSuccess ? GRPO_OK : fail_with(result, "cudaSetDevice");
 }

@@ -2,11 +2,11 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdarg>
 #include <cstddef>
 #include <cstdint>
 #include <string>
 
+#include "../common/error_record.h"
 #include "../include/grpo.h"
 #include "memory_pool.h"
 #include "runtime.h"
@@ -18,7 +18,7 @@ class Blas;
 enum ScratchSlot { kOperationScratch, kProductScratch, kRowScratch, kScratchSlots };
 }  // namespace grpo_cuda
 
-struct grpo_context {
+struct grpo_context : ErrorRecord {
   // Throws std::runtime_error with what is wrong.
   grpo_context(int ordinal, const std::string& options);
   ~grpo_context();
@@ -47,11 +47,7 @@ struct grpo_context {
   // in any case, but give NaN for an index out of range instead of an error.
   bool checks_indices() const { return checks_indices_; }
 
-  // The status of the last failure.
-  grpo_status status() const { return status_; }
-  // Records a message for grpo_backend::last_error and returns `status`.
-  grpo_status fail(grpo_status status, const char* format, ...) __attribute__((format(printf, 3, 4)));
-  // The same for an error of CUDA in `call`. All but a lack of memory leave the device unusable.
+  // fail() for an error of CUDA in `call`. All but a lack of memory leave the device unusable.
   grpo_status fail_with(cudaError_t error, const char* call);
 
   grpo_status upload(void* device, const void* host, size_t bytes);
@@ -63,7 +59,7 @@ struct grpo_context {
   // Makes this context's device the thread's own. To be called first in every function of the table.
   grpo_status enter();
 
-  std::string description, error;
+  std::string description;
 
  private:
   struct Scratch {
@@ -80,7 +76,6 @@ struct grpo_context {
   grpo_cuda::Blas* blas_ = nullptr;
   Scratch scratch_[grpo_cuda::kScratchSlots];
   unsigned* counters_ = nullptr;
-  grpo_status status_ = GRPO_OK;
   std::string integers_;  // storage of host_integers
   std::string lost_;
 };

@@ -50,12 +50,11 @@ __global__ void __launch_bounds__(256) choose_rows_kernel(ChosenRows c, int64_t 
 grpo_status linear_token_log_probs(grpo_context& context, const grpo_linear_token_log_probs_args& args) {
   const char* const name = "linearTokenLogProbs";
   const int64_t rows = args.hidden.shape[0], width = args.hidden.shape[1], vocab = args.weight.shape[0];
-  if (auto status = check_transform(context, name, args.temperature, args.softcap)) return status;
-  if (auto status = check_indices(context, "linearTokenLogProbs: targets", args.targets, vocab)) return status;
+  if (auto status = check_log_probs(context, name, args.temperature, args.softcap, args.targets, vocab)) return status;
   if (rows == 0) return GRPO_OK;
   const int64_t row_bytes = vocab * static_cast<int64_t>(sizeof(float));
-  const int64_t chunk = rows_per_chunk(args.workspace_bytes, row_bytes, rows);
-  if (chunk == 0) return refuse_workspace(context, name, args.workspace_bytes, row_bytes);
+  int64_t chunk = 0;
+  if (auto status = check_workspace(context, name, args.workspace_bytes, row_bytes, rows, &chunk)) return status;
   const Matrix logits = {context.scratch(chunk * row_bytes), GRPO_F32, vocab};
   if (!logits.data) return context.status();
   for (int64_t begin = 0; begin < rows; begin += chunk) {
@@ -76,16 +75,15 @@ grpo_status linear_token_log_probs_backward(grpo_context& context,
                                             const grpo_linear_token_log_probs_backward_args& args) {
   const char* const name = "linearTokenLogProbsBackward";
   const int64_t rows = args.hidden.shape[0], width = args.hidden.shape[1], vocab = args.weight.shape[0];
-  if (auto status = check_transform(context, name, args.temperature, args.softcap)) return status;
-  if (auto status = check_indices(context, "linearTokenLogProbsBackward: targets", args.targets, vocab)) return status;
+  if (auto status = check_log_probs(context, name, args.temperature, args.softcap, args.targets, vocab)) return status;
   if (rows == 0) return GRPO_OK;
   const int64_t hidden_bytes = width * element_bytes(args.hidden);
   const bool has_grad_hidden = args.grad_hidden.data != nullptr;
   const int64_t grad_bytes = has_grad_hidden ? width * element_bytes(args.grad_hidden) : 0;
   // One row's share: its logits, its hidden state and gradient beside the others chosen, and what the row kernel reads.
   const int64_t row_bytes = vocab * static_cast<int64_t>(sizeof(float)) + hidden_bytes + grad_bytes + 20;
-  const int64_t chunk = rows_per_chunk(args.workspace_bytes, row_bytes, rows);
-  if (chunk == 0) return refuse_workspace(context, name, args.workspace_bytes, row_bytes);
+  int64_t chunk = 0;
+  if (auto status = check_workspace(context, name, args.workspace_bytes, row_bytes, rows, &chunk)) return status;
 
   // Which rows have a gradient, by one read of a number or two a row. It waits for what was queued before, which the
   // products that it saves make up for.

@@ -83,10 +83,9 @@ __global__ void __launch_bounds__(kRowThreads) gradient_kernel(const T* logits, 
     for (int64_t i = threadIdx.x; i < k.columns; i += kRowThreads) out[i] = from_float<U>(0.0f);
     return;
   }
-  // A float32 log-sum-exp of this size no longer gives p to 1e-5, and next to a flat row's entropy gradient the
-  // rounding of log-sum-exp and entropy is large. Then the row is read a second time, mostly from the cache.
+  // When the statistics are needed the row is read a second time, mostly from the cache.
   RowGradient gradient;
-  if (in.whole_vocabulary && (fabsf(in.log_sum_exp[at]) > 64.0f || h != 0.0f)) {
+  if (in.whole_vocabulary && needs_fresh_statistics(in.log_sum_exp[at], h)) {
     const RowStatistics s = row_statistics<true>(row, k.columns, k.aligned, k.parts, in.transform);
     gradient = row_gradient(s, g, h, in.transform.inverse_temperature);
   } else {

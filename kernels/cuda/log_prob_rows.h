@@ -5,12 +5,6 @@
 
 namespace grpo_cuda {
 
-// (max z, sum exp(z - max), sum exp(z - max) * (z - max), z of the target) of a slice of the vocabulary; the last is 0
-// when the target is in another slice.
-struct PartialRow {
-  float max, sum, weighted, target;
-};
-
 // Each may be nullptr.
 struct LogProbOutputs {
   float *log_probs, *entropy, *log_sum_exp;

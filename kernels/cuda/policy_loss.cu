@@ -5,6 +5,7 @@
 
 #include "operations.h"
 // clang-format off
+#include "../common/ordered_bits.h"
 #include "../common/policy_terms.h"
 // clang-format on
 
@@ -35,15 +36,6 @@ struct CallTotals {
 __device__ __forceinline__ bool is_active(const PolicyCall& c, int64_t t) { return !c.mask || c.mask[t] != 0; }
 
 // ---- the whole call ----
-
-// Orders floats as unsigned integers.
-__device__ __forceinline__ uint32_t ordered_bits(float x) {
-  const uint32_t bits = __float_as_uint(x);
-  return bits >> 31 ? ~bits : bits | 0x80000000u;
-}
-__device__ __forceinline__ float from_ordered_bits(uint32_t key) {
-  return __uint_as_float(key >> 31 ? key & 0x7fffffffu : ~key);
-}
 
 // The entropy of rank `rank` (from 0) among the active tokens, eight bits at a time. All threads of the block call it.
 __device__ float entropy_of_rank(const PolicyCall& c, long long rank) {

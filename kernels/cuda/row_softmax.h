@@ -19,20 +19,6 @@ constexpr int kRowThreads = 256;
 constexpr int kMostParts = 8;
 constexpr int64_t kLeastPart = 8192;  // logits; smaller parts cost more to join than they gain
 
-constexpr float kLog2e = 1.44269504f;
-constexpr double kLn2 = 0.69314718055994531;
-constexpr float kLowestExponent = -125.0f;
-
-// z = (softcap ? softcap * tanh(logit / softcap) : logit) * inverse_temperature.
-struct RowTransform {
-  float inverse_temperature;
-  float softcap;  // 0: none
-};
-
-inline RowTransform row_transform(double temperature, double softcap) {
-  return {static_cast<float>(1.0 / temperature), static_cast<float>(softcap)};
-}
-
 // How a row of `columns` logits is cut: a multiple of 16 bytes whatever the dtype, so that all parts are aligned alike.
 struct RowParts {
   int count;

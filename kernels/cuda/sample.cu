@@ -10,6 +10,7 @@
 #include "operations.h"
 #include "row_softmax.h"
 // clang-format off
+#include "../common/ordered_bits.h"
 #include "../common/philox.h"
 // clang-format on
 
@@ -36,13 +37,6 @@ struct SampleKernel {
   int32_t* ids;
   float* log_probs;
 };
-
-// Orders floats as unsigned integers; NaN is lowest.
-__device__ __forceinline__ uint32_t ordered_key(float x) {
-  const uint32_t bits = __float_as_uint(x);
-  if (x != x) return 0;
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
 
 // The weight of a logit: 0 for NaN, and for those whose key is below `lowest` or whose weight is below `least`. With a
 // logit of +inf only such tokens have a weight.

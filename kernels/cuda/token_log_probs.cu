@@ -10,8 +10,8 @@ namespace grpo_cuda {
 
 grpo_status token_log_probs(grpo_context& context, const grpo_token_log_probs_args& args) {
   const int64_t columns = args.logits.shape[1];
-  if (auto status = check_transform(context, "tokenLogProbs", args.temperature, args.softcap)) return status;
-  if (auto status = check_indices(context, "tokenLogProbs: targets", args.targets, columns)) return status;
+  if (auto status = check_log_probs(context, "tokenLogProbs", args.temperature, args.softcap, args.targets, columns))
+    return status;
   const LogProbOutputs out = {float_data(args.log_probs), float_data(args.entropy), float_data(args.log_sum_exp),
                               nullptr};
   return log_prob_rows(context, args.logits, int_data(args.targets), 0, row_transform(args.temperature, args.softcap),
@@ -23,21 +23,15 @@ grpo_status token_log_probs_partial(grpo_context& context, const grpo_token_log_
   if (auto status =
           check_slice(context, "tokenLogProbsPartial", args.vocab_start, args.vocab_size, args.logits.shape[1], &slice))
     return status;
-  if (auto status = check_transform(context, "tokenLogProbsPartial", args.temperature, args.softcap)) return status;
-  if (auto status = check_indices(context, "tokenLogProbsPartial: targets", args.targets, slice.vocab)) return status;
+  if (auto status =
+          check_log_probs(context, "tokenLogProbsPartial", args.temperature, args.softcap, args.targets, slice.vocab))
+    return status;
   const LogProbOutputs out = {nullptr, nullptr, nullptr, static_cast<PartialRow*>(args.partial.data)};
   return log_prob_rows(context, args.logits, int_data(args.targets), slice.start,
                        row_transform(args.temperature, args.softcap), out);
 }
 
 namespace {
-
-// A total order, so that the result does not depend on the order of the slices.
-__device__ bool partial_before(const PartialRow& a, const PartialRow& b) {
-  if (a.max != b.max) return a.max < b.max;
-  if (a.sum != b.sum) return a.sum < b.sum;
-  return a.weighted < b.weighted;
-}
 
 __global__ void __launch_bounds__(kWarp)
     merge_kernel(const PartialRow* partials, int64_t slices, int64_t rows, LogProbOutputs out) {

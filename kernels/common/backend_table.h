@@ -1,0 +1,13 @@
+// What the tables of the CPU and CUDA are made of alike. Included by their backend files, in the namespace of their
+// functions.
+#pragma once
+
+static const char* describe(grpo_context* context) { return context->description.c_str(); }
+static const char* last_error(grpo_context* context) { return context->error.c_str(); }
+
+#define GRPO_TABLE_ENTRY(op) run_##op,
+#define GRPO_BACKEND_TABLE(kind)                                                                                 \
+  {                                                                                                              \
+    GRPO_ABI_VERSION, sizeof(grpo_backend), kind, device_count, create, destroy, describe, last_error, allocate, \
+        release, upload, download, synchronize, memory, GRPO_OPERATIONS(GRPO_TABLE_ENTRY)                        \
+  }
