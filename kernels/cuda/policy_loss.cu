@@ -6,7 +6,7 @@
 #include "operations.h"
 // clang-format off
 #include "../common/ordered_bits.h"
-#include "../common/policy_terms.h"
+#include "../common/policy_token.h"
 // clang-format on
 
 namespace grpo_cuda {
@@ -92,115 +92,66 @@ __global__ void __launch_bounds__(kCallThreads)
 
 // ---- a sequence ----
 
-// old - rollout; a rollout log-prob of NaN means that the sampler gave none, and counts as equal.
-__device__ __forceinline__ float rollout_difference(const PolicyCall& c, int64_t t) {
-  const float rollout = c.rollout_log_probs[t];
-  const float old = c.old_log_probs ? c.old_log_probs[t] : c.log_probs[t];
-  return rollout == rollout ? old - rollout : 0.0f;
+// `advantage` is that of the token's sequence.
+__device__ __forceinline__ PolicyToken<float> load_token(const PolicyCall& c, int64_t t, float advantage) {
+  const auto load = [&](const float* p) { return p ? p[t] : 0.0f; };
+  return {load(c.log_probs),
+          load(c.old_log_probs),
+          load(c.ref_log_probs),
+          load(c.rollout_log_probs),
+          load(c.entropy),
+          c.sequence_advantages ? advantage : c.advantages[t],
+          c.old_log_probs != nullptr,
+          c.ref_log_probs != nullptr,
+          c.rollout_log_probs != nullptr,
+          c.entropy != nullptr};
 }
 
 __device__ SequenceSums sum_sequence(const PolicyCall& c, int64_t begin, int64_t end, const PolicyOptions& options) {
   SequenceSums s = {};
   for (int64_t t = begin + threadIdx.x; t < end; t += kSequenceThreads) {
     if (!is_active(c, t)) continue;
-    const float lp = c.log_probs[t], d = c.old_log_probs ? lp - c.old_log_probs[t] : 0.0f;
-    s.log_ratio += d;
-    s.clamped_log_ratio += at_least(at_most(d, kVespoMaxLogRatio), -kVespoMaxLogRatio);
-    float away = -d;
-    if (c.rollout_log_probs) {
-      const float x = rollout_difference(c, t), rollout = c.rollout_log_probs[t];
-      away = rollout == rollout ? rollout - lp : 0.0f;
-      s.rollout_difference += x;
-      if (options.loss_type == GRPO_LOSS_VESPO && options.correction != GRPO_CORRECTION_NONE)
-        s.log_weight += log_correction_weight(x, options.correction, options.correction_min, options.correction_cap);
-    }
-    s.divergence += away;
+    const SequenceParts<float> parts = sequence_parts(load_token(c, t, 0.0f), options);
+    s.log_ratio += parts.log_ratio;
+    s.clamped_log_ratio += parts.clamped_log_ratio;
+    s.log_weight += parts.log_weight;
+    s.divergence += parts.divergence;
+    s.rollout_difference += parts.rollout_difference;
   }
   const auto join = [](double x) { return block_reduce<kSequenceThreads, Sum>(x); };
   return {join(s.log_ratio), join(s.clamped_log_ratio), join(s.log_weight), join(s.divergence),
           join(s.rollout_difference)};
 }
 
+// Takes what token_loss() adds up of an active token.
+struct ResultSums {
+  SequenceResult& result;
+
+  GRPO_HD_MEMBER void add(int statistic, float x) { result.sums[statistic] += x; }
+  GRPO_HD_MEMBER void count(int statistic, bool mask) { result.sums[statistic] += mask ? 1.0 : 0.0; }
+  GRPO_HD_MEMBER void acted_entropy(float x) { result.acted_entropy += x; }
+  GRPO_HD_MEMBER void ratio(float x) {
+    float &least = result.extremes[kRatioMin - kSumCount], &most = result.extremes[kRatioMax - kSumCount];
+    if (x < least) least = x;
+    if (x > most) most = x;
+  }
+  GRPO_HD_MEMBER void difference(float x) {
+    float& most = result.extremes[kRolloutDifferenceMax - kSumCount];
+    if (x > most) most = x;
+  }
+};
+
 // Loss, gradients and statistics of an active token. Returns the derivative through the ratio when that is the
 // sequence's.
 __device__ double add_token(const PolicyCall& c, int64_t t, const PolicyOptions& options, const SequenceTerms& terms,
                             SequenceResult& result) {
-  const auto add = [&](int statistic, float x) { result.sums[statistic] += x; };
-  const auto lower = [&](int statistic, float x) {
-    float& least = result.extremes[statistic - kSumCount];
-    if (x < least) least = x;
-  };
-  const auto raise = [&](int statistic, float x) {
-    float& most = result.extremes[statistic - kSumCount];
-    if (x > most) most = x;
-  };
-  const float lp = c.log_probs[t], advantage = c.sequence_advantages ? terms.advantage : c.advantages[t];
-  const float d = c.old_log_probs ? lp - c.old_log_probs[t] : 0.0f;
-  const float ratio = options.sequence_level ? terms.ratio : ratio_of(d);
-  const Objective<float> objective = objective_of(options, terms, ratio, advantage, lp);
-
-  // The masks and the correction, as one weight.
-  bool kept = true;
-  if (c.entropy) {
-    const float entropy = c.entropy[t];
-    add(kEntropySum, entropy);
-    if (options.high_entropy_mask) kept = entropy >= options.entropy_threshold;
-    if (kept) result.acted_entropy += entropy;
-  }
-  add(kHighEntropySum, kept ? 1.0f : 0.0f);
-  float weight = kept ? 1.0f : 0.0f;
-  if (options.off_policy_mask && !terms.near_policy && advantage < 0.0f) {
-    weight = 0.0f;
-    add(kOffPolicyMaskedSum, 1.0f);
-  }
-  if (c.rollout_log_probs) {
-    const float x = rollout_difference(c, t);
-    float correction = terms.correction;
-    if (!options.correction_of_sequences()) {
-      correction = options.correction == GRPO_CORRECTION_NONE
-                       ? ratio_of(x)
-                       : correction_weight(x, options.correction, options.correction_min, options.correction_cap);
-    }
-    add(kRolloutDifferenceSum, fabsf(x));
-    add(kRolloutKlSum, exp_less_linear(at_most(x, kMaxExponent)));
-    add(kRolloutWeightSum, correction);
-    add(kRolloutWeightSquareSum, correction * correction);
-    add(kRolloutMaskedSum, correction == 0.0f ? 1.0f : 0.0f);
-    raise(kRolloutDifferenceMax, fabsf(x));
-    // VESPO's phi holds the correction already.
-    if (options.correction != GRPO_CORRECTION_NONE && options.loss_type != GRPO_LOSS_VESPO) weight *= correction;
-  }
-
-  // Select before multiplying: a dropped token's loss may be infinite.
-  const auto weighted = [&](float x) { return weight == 0.0f ? 0.0f : x * weight; };
-  float loss = weighted(objective.loss), through_ratio = weighted(objective.through_ratio);
-  float through_log_prob = weighted(objective.through_log_prob);
-  if (c.ref_log_probs) {
-    KlEstimate<float> kl = kl_estimate(c.ref_log_probs[t] - lp, options.kl_estimator);
-    if (options.bias_corrected_kl) {
-      kl = {kl.value * ratio, kl.slope * ratio};
-      through_ratio += options.beta * kl.value;
-    }
-    add(kKlSum, kl.value);
-    if (options.beta != 0.0f) {
-      loss += options.beta * kl.value;
-      through_log_prob += options.beta * kl.slope;
-    }
-  }
-  result.loss += loss;
-  const float gradient = options.sequence_level ? through_log_prob : through_log_prob + through_ratio;
-  c.grad_log_probs[t] = gradient * terms.scale;
-  if (c.grad_entropy) c.grad_entropy[t] = kept ? options.grad_entropy : 0.0f;
-
-  add(kActiveTokens, 1.0f);
-  add(kRatioSum, ratio);
-  add(kPolicyKlSum, exp_less_linear(at_most(d, kMaxExponent)));
-  add(kLowClippedSum, ratio < options.low && advantage < 0.0f ? 1.0f : 0.0f);
-  add(kHighClippedSum, ratio > options.high && advantage > 0.0f ? 1.0f : 0.0f);
-  add(kPhiSum, advantage >= 0.0f ? terms.phi_positive : terms.phi_negative);
-  lower(kRatioMin, ratio);
-  raise(kRatioMax, ratio);
-  return options.sequence_level ? through_ratio : 0.0;
+  ResultSums sums = {result};
+  const TokenLoss<float> token = token_loss(load_token(c, t, terms.advantage), options, terms, true, sums);
+  result.loss += token.loss;
+  result.sums[kActiveTokens] += 1.0;
+  c.grad_log_probs[t] = token.grad_log_prob;
+  if (c.grad_entropy) c.grad_entropy[t] = token.grad_entropy;
+  return token.through_ratio;
 }
 
 struct Min {
