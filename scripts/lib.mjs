@@ -47,7 +47,7 @@ export function isStale(result, sources) {
 
 /** Everything that the addon is made from. */
 export function nativeSources() {
-  const code = ['kernels', 'native'].flatMap((folder) =>
+  const code = ['kernels/common', 'kernels/cpu', 'kernels/include', 'native'].flatMap((folder) =>
     filesUnder(join(root, folder), ['.h', '.cc', '.inc', '.json']),
   );
   return [...code, join(root, 'binding.gyp')];

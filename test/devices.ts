@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
-import { adapterNames, loadDawn } from '../src/backend/dawn.js';
+import { loadDawn } from '../src/backend/dawn.js';
 import { openDevice } from '../src/backend/open-device.js';
 import { openWebGpuDevice } from '../src/backend/webgpu/open.js';
 import { BackendUnavailableError } from '../src/errors.js';
@@ -54,6 +54,19 @@ export async function openCudaOnCpu({ name = 'cuda', cublas = cudaOnCpu.cublas }
       else process.env[name] = value;
     }
   }
+}
+
+/**
+ * The names of this machine's adapters, as `adapter=` knows them; none where Dawn cannot be loaded. Dawn tells them only
+ * in the error about a name that it does not find.
+ */
+export async function adapterNames(): Promise<string[]> {
+  try {
+    await (await loadDawn('adapter=?')).requestAdapter();
+  } catch (error) {
+    return [...String((error as Error).message ?? error).matchAll(/name: '([^']*)'/g)].map(([, name]) => name!);
+  }
+  return [];
 }
 
 async function canOpen(open: () => Promise<Device>): Promise<boolean> {

@@ -9,8 +9,6 @@ void convert_row(To* to, const From* from, int64_t n) {
   if (i < n) vstore_part(to + i, static_cast<int>(n - i), vload_part(from + i, static_cast<int>(n - i)));
 }
 
-int64_t element_bytes(const grpo_tensor& t) { return t.dtype == GRPO_BF16 || t.dtype == GRPO_F16 ? 2 : 4; }
-
 char* row_address(const grpo_tensor& t, int64_t row) {
   return static_cast<char*>(t.data) + row * t.row_stride * element_bytes(t);
 }

@@ -67,7 +67,7 @@ SIMD float reduce_max(vfloat x) {
 // ---- storage types --------------------------------------------------------------------------------------------------
 
 #include "../common/checks.h"
-#include "../common/storage_types.h"
+#include "../common/tensors.h"
 
 SIMD vfloat vload(const float* p) { return *reinterpret_cast<const vfloat_u*>(p); }
 SIMD vfloat vload(const bf16* p) {
@@ -193,23 +193,3 @@ static inline void parallel_for(grpo_context& context, int64_t count, int64_t gr
       [](const void* f, int64_t begin, int64_t end, int worker) { (*static_cast<const F*>(f))(begin, end, worker); },
       &body);
 }
-
-// Calls body(typed pointer) for the float storage type of a tensor.
-template <class F>
-static inline auto with_float_type(const grpo_tensor& t, const F& body) {
-  switch (t.dtype) {
-    case GRPO_BF16:
-      return body(static_cast<bf16*>(t.data));
-    case GRPO_F16:
-      return body(static_cast<f16*>(t.data));
-    default:
-      return body(static_cast<float*>(t.data));
-  }
-}
-
-static inline int64_t row_count(const grpo_tensor& t) {
-  int64_t rows = 1;
-  for (int d = 0; d + 1 < t.rank; ++d) rows *= t.shape[d];
-  return rows;
-}
-static inline int64_t column_count(const grpo_tensor& t) { return t.rank == 0 ? 1 : t.shape[t.rank - 1]; }

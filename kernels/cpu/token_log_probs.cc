@@ -74,8 +74,6 @@ void log_prob_rows(grpo_context& context, const T* logits, int64_t stride, int64
     for_row_statistics<false>(context, logits, stride, rows, columns, transform, use);
 }
 
-float* float_data(const grpo_tensor& t) { return static_cast<float*>(t.data); }
-
 grpo_status token_log_probs(grpo_context& context, const grpo_token_log_probs_args& args) {
   const int64_t rows = args.logits.shape[0], columns = args.logits.shape[1];
   if (auto status = check_log_probs(context, "tokenLogProbs", args.temperature, args.softcap, args.targets, columns))

@@ -3,7 +3,7 @@
 // compiled for each dtype instead (with_float_type).
 #pragma once
 
-#include "../common/storage_types.h"
+#include "../common/tensors.h"
 #include "../include/grpo.h"
 #include "runtime.h"
 
@@ -69,15 +69,7 @@ struct FloatRows {
   }
 };
 
-inline int64_t element_bytes(const grpo_tensor& t) { return t.dtype == GRPO_BF16 || t.dtype == GRPO_F16 ? 2 : 4; }
-inline int64_t column_count(const grpo_tensor& t) { return t.rank == 0 ? 1 : t.shape[t.rank - 1]; }
-inline int64_t row_count(const grpo_tensor& t) {
-  int64_t rows = 1;
-  for (int d = 0; d + 1 < t.rank; ++d) rows *= t.shape[d];
-  return rows;
-}
 inline FloatRows float_rows(const grpo_tensor& t) { return {t.data, t.dtype, t.row_stride}; }
-inline float* float_data(const grpo_tensor& t) { return static_cast<float*>(t.data); }
 inline int32_t* int_data(const grpo_tensor& t) { return static_cast<int32_t*>(t.data); }
 
 // Whether every row begins where `bytes` can be read in one access.
@@ -86,18 +78,5 @@ inline bool is_aligned(const grpo_tensor& t, int64_t bytes) {
 }
 // Whether rows can be read in `n` elements at a time.
 inline bool is_aligned_for(const grpo_tensor& t, int n) { return is_aligned(t, n * element_bytes(t)); }
-
-// body(typed pointer) for the float dtype of a tensor.
-template <class F>
-auto with_float_type(const grpo_tensor& t, const F& body) {
-  switch (t.dtype) {
-    case GRPO_BF16:
-      return body(static_cast<bf16*>(t.data));
-    case GRPO_F16:
-      return body(static_cast<f16*>(t.data));
-    default:
-      return body(static_cast<float*>(t.data));
-  }
-}
 
 }  // namespace grpo_cuda

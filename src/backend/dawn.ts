@@ -25,17 +25,4 @@ export async function loadDawn(choice = ''): Promise<GPU> {
   }
 }
 
-/**
- * The names of this machine's adapters, as `adapter=` knows them; none where Dawn cannot be loaded. Dawn tells them only
- * in the error about a name that it does not find.
- */
-export async function adapterNames(): Promise<string[]> {
-  try {
-    await (await loadDawn('adapter=?')).requestAdapter();
-  } catch (error) {
-    return [...String((error as Error).message ?? error).matchAll(/name: '([^']*)'/g)].map(([, name]) => name!);
-  }
-  return [];
-}
-
 const opened = new Map<string, GPU>();

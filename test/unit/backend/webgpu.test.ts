@@ -1,12 +1,13 @@
 import process from 'node:process';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { adapterNames, loadDawn } from '../../../src/backend/dawn.js';
+import { loadDawn } from '../../../src/backend/dawn.js';
 import { openDevice } from '../../../src/backend/open-device.js';
 import type { WebGpuBackend } from '../../../src/backend/webgpu/backend.js';
 import { openWebGpuDevice, requestWebGpuAdapter } from '../../../src/backend/webgpu/open.js';
 import { BackendUnavailableError, InvalidArgumentError, KernelError, OutOfMemoryError } from '../../../src/errors.js';
 import { linearTokenLogProbs, tokenLogProbs } from '../../../src/kernels/index.js';
 import type { Device } from '../../../src/tensor.js';
+import { adapterNames } from '../../devices.js';
 
 const adapter = await requestWebGpuAdapter({ gpu: await loadDawn(), software: true }).catch(() => null);
 
