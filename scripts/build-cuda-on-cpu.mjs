@@ -22,7 +22,7 @@ export async function buildCudaOnCpu() {
   await buildLibrary({
     ...common,
     linkFlags,
-    sources: [...kernels, ...threads],
+    sources: [...kernels, ...threads, join(root, 'kernels/common/error_record.cc')],
     library: join(folder, 'libgrpo_cuda.so'),
   });
 }

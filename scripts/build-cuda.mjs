@@ -34,7 +34,7 @@ const report = await buildLibrary({
   flags: ['-std=c++20', '-O3', '-lineinfo', '-Xptxas=-v', '-Werror=all-warnings', `-Xcompiler=${host}`, ...targets],
   linkFlags: ['-cudart', 'static', '-ldl', '-Xlinker=--exclude-libs,ALL', ...targets],
   folder,
-  sources: filesUnder(join(root, 'kernels/cuda'), ['.cu']),
+  sources: [...filesUnder(join(root, 'kernels/cuda'), ['.cu']), join(root, 'kernels/common/error_record.cc')],
   headers: filesUnder(join(root, 'kernels'), ['.h']),
   library: join(folder, 'libgrpo_cuda.so'),
 });
