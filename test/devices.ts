@@ -38,6 +38,17 @@ export async function testDevices(): Promise<TestDevice[]> {
   return found;
 }
 
+/** An object of WebGPU with other values of some members. */
+export function seenWith<T extends object>(object: T, changed: Partial<T>): T {
+  return new Proxy(object, {
+    get(target, key) {
+      if (key in changed) return changed[key as keyof T];
+      const value = target[key as keyof T];
+      return typeof value === 'function' ? value.bind(target) : value;
+    },
+  });
+}
+
 const built = fileURLToPath(new URL('../build-cuda-on-cpu/', import.meta.url));
 export const cudaOnCpu = { library: `${built}libgrpo_cuda.so`, cublas: `${built}libcublas.so` };
 

@@ -6,7 +6,7 @@ import type { OpenAnswer } from './binding.js';
 import { loadDawn } from './dawn.js';
 import { cudaLibraryPaths, loadAddon } from './loader.js';
 import { NativeBackend } from './native.js';
-import { adapterName, openWebGpuDevice, requestWebGpuAdapter } from './webgpu/open.js';
+import { adapterName, openWebGpuAdapter, openWebGpuDevice, requestWebGpuAdapter } from './webgpu/open.js';
 
 export type DeviceKind = 'cpu' | 'cuda' | 'webgpu';
 
@@ -56,7 +56,7 @@ export async function openDevice(name = 'auto', options: OpenDeviceOptions = {})
 
 /** What this machine offers. Never throws. */
 export async function availableDevices(): Promise<DeviceInfo[]> {
-  return [await probe('cpu'), await probe('cuda'), await probeWebGpu()];
+  return [await probe('cpu'), await probe('cuda'), (await probeWebGpu()).info];
 }
 
 async function openBest(options: OpenDeviceOptions, backendOptions: string): Promise<Device> {
@@ -65,10 +65,8 @@ async function openBest(options: OpenDeviceOptions, backendOptions: string): Pro
   }
   const cuda = await probe('cuda');
   if (cuda.available) return openNative('cuda', 0, '', `auto chose CUDA: ${cuda.reason}`);
-  const webgpu = await probeWebGpu();
-  if (webgpu.available) {
-    return openWebGpuDevice({ gpu: await loadDawn() }, `auto chose WebGPU: ${cuda.reason}; ${webgpu.reason}`);
-  }
+  const { adapter, info: webgpu } = await probeWebGpu();
+  if (adapter) return openWebGpuAdapter(adapter, 'adapter', `auto chose WebGPU: ${cuda.reason}; ${webgpu.reason}`);
   return openNative('cpu', 0, backendOptions, `auto chose the CPU: ${cuda.reason}; ${webgpu.reason}`);
 }
 
@@ -133,13 +131,13 @@ function actionsFor(kind: 'cpu' | 'cuda', answer: OpenAnswer): string[] {
   ];
 }
 
-async function probeWebGpu(): Promise<DeviceInfo> {
+async function probeWebGpu(): Promise<{ adapter: GPUAdapter | null; info: DeviceInfo }> {
   try {
     const adapter = await requestWebGpuAdapter({ gpu: await loadDawn() });
     const reason = `the adapter ${adapterName(adapter)}`;
-    return { kind: 'webgpu', available: true, reason, name: 'webgpu', attempts: [] };
+    return { adapter, info: { kind: 'webgpu', available: true, reason, name: 'webgpu', attempts: [] } };
   } catch (error) {
-    return unavailable('webgpu', error);
+    return { adapter: null, info: unavailable('webgpu', error) };
   }
 }
 

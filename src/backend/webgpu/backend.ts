@@ -17,10 +17,11 @@ import {
 import { parsedOperations } from '../check-arguments.js';
 import { Buffers } from './buffers.js';
 import { CommandQueue } from './command-queue.js';
+import { inErrorScopes } from './error-scopes.js';
 import { Doubt, FaultPages, MemoryDoubt } from './faults.js';
 import type { Dispatch, Fault, Kernels } from './operations/dispatch.js';
 import { webgpuOperations } from './operations/list.js';
-import { planBindings, reportsFaults } from './shader.js';
+import { type BindingLimits, planBindings, reportsFaults } from './shader.js';
 import { bufferUsage, mapModeRead } from './usage.js';
 
 export interface WebGpuOptions {
@@ -45,7 +46,7 @@ export class WebGpuBackend implements Backend, Kernels {
   readonly #buffers: Buffers;
   readonly #queue: CommandQueue;
   readonly #faults: FaultPages;
-  readonly #alignment: number;
+  readonly #bindings: BindingLimits;
   /** By storage: why its content may not be what it should. */
   readonly #doubts = new Map<number, Set<Doubt>>();
   readonly #unsettled = new Set<Promise<unknown>>();
@@ -59,15 +60,16 @@ export class WebGpuBackend implements Backend, Kernels {
     this.name = name;
     this.details = details;
     this.#shared = options.shared ?? false;
-    this.#alignment = device.limits.minStorageBufferOffsetAlignment;
+    const { minStorageBufferOffsetAlignment: alignment, maxStorageBufferBindingSize } = device.limits;
+    this.#bindings = { alignment, pageBytes: Math.floor(maxStorageBufferBindingSize / alignment) * alignment };
     this.#buffers = new Buffers(device, {
       made: (storage, bytes, failure) => this.#watchAllocation(storage, bytes, failure),
       beforeDestroy: (buffer) => this.#queue.submitUsesOf(buffer),
     });
     this.#queue = new CommandQueue(device, (submitted) => this.#watch(submitted));
-    this.#faults = new FaultPages(device);
+    this.#faults = new FaultPages(device, (what, calls) => this.#queue.scoped(what, calls));
     void device.lost.then(({ message }) => {
-      if (!this.#closed) this.#lost = new DeviceLostError(`The WebGPU device was lost: ${message}`);
+      if (!this.#closed) this.#lost = this.#deviceLost(message);
     });
   }
 
@@ -112,18 +114,24 @@ export class WebGpuBackend implements Backend, Kernels {
     this.#queue.flush();
     const faultBytes = FaultPages.bytesFor(doubts);
     const counts = this.#faults.counts();
-    const staging = this.#takeStaging(faultBytes + length);
-    const encoder = this.gpuDevice.createCommandEncoder();
-    FaultPages.copy(doubts, encoder, staging, 0);
-    encoder.copyBufferToBuffer(buffer, begin, staging, faultBytes, length);
-    this.gpuDevice.queue.submit([encoder.finish()]);
+    const { result: staging, error } = inErrorScopes(this.gpuDevice, () => {
+      const staging = this.#takeStaging(faultBytes + length);
+      const encoder = this.gpuDevice.createCommandEncoder();
+      FaultPages.copy(doubts, encoder, staging, 0);
+      encoder.copyBufferToBuffer(buffer, begin, staging, faultBytes, length);
+      this.gpuDevice.queue.submit([encoder.finish()]);
+      return staging;
+    });
     // A buffer that could not be made may have spoilt what was queued: its error is the one to tell.
     await Promise.all(this.#unsettled);
     try {
+      const refused = await error;
+      if (refused) throw new KernelError(`WebGPU refused to read ${bytes} bytes: ${refused.message}`);
       await staging.mapAsync(mapModeRead, 0, faultBytes + length);
     } catch (error) {
+      staging.destroy();
       this.#throwIfUnusable(doubts);
-      throw new DeviceLostError(`The WebGPU device could not be read: ${(error as Error).message}`);
+      throw error instanceof KernelError ? error : this.#deviceLost((error as Error).message);
     }
     const mapped = staging.getMappedRange(0, faultBytes + length);
     const out = mapped.slice(faultBytes + byteOffset - begin, faultBytes + byteOffset - begin + bytes);
@@ -194,20 +202,16 @@ export class WebGpuBackend implements Backend, Kernels {
 
   dispatch(dispatch: Dispatch): void {
     if (dispatch.workgroups === 0) return;
-    const plan = planBindings(dispatch, this.#alignment);
-    const { maxStorageBufferBindingSize, maxStorageBuffersPerShaderStage } = this.gpuDevice.limits;
+    const plan = planBindings(dispatch, this.#bindings);
+    const { maxStorageBuffersPerShaderStage: most } = this.gpuDevice.limits;
     const operation = this.#running?.operation ?? dispatch.sources.at(-1)!;
-    for (const { begin, end } of plan.bound) {
-      if (end - begin > maxStorageBufferBindingSize) {
-        const limit = `the limit maxStorageBufferBindingSize of ${maxStorageBufferBindingSize} bytes`;
-        throw new UnsupportedError(`${operation}: a tensor of ${end - begin} bytes exceeds ${limit}`);
-      }
-    }
     const faults = reportsFaults(dispatch) ? this.#faults.current! : null;
-    const bindings = plan.bound.length + (faults ? 1 : 0);
-    if (bindings > maxStorageBuffersPerShaderStage) {
-      const limit = `the limit maxStorageBuffersPerShaderStage of ${maxStorageBuffersPerShaderStage}`;
-      throw new UnsupportedError(`${operation}: ${bindings} tensors at a time exceed ${limit}`);
+    const pages = plan.bound.reduce((count, { pages }) => count + pages.length, 0);
+    if (pages + (faults ? 1 : 0) > most) {
+      const bytes = plan.bound.map(({ begin, end }) => end - begin).join(', ');
+      throw new UnsupportedError(
+        `${operation}: tensors of ${bytes} bytes, in bindings of maxStorageBufferBindingSize ${this.#bindings.pageBytes}, exceed the limit maxStorageBuffersPerShaderStage of ${most}`,
+      );
     }
     const buffers = plan.bound.map(({ storage }) => this.#buffers.get(storage)!.buffer);
     this.#queue.dispatch(operation, dispatch, plan, buffers, faults);
@@ -229,7 +233,7 @@ export class WebGpuBackend implements Backend, Kernels {
 
   /** Most bytes that one binding may cover. */
   get bindingBytes(): number {
-    return this.gpuDevice.limits.maxStorageBufferBindingSize - this.#alignment;
+    return this.#bindings.pageBytes - this.#bindings.alignment;
   }
 
   // ---- what may have gone wrong -------------------------------------------------------------------------------------
@@ -286,6 +290,10 @@ export class WebGpuBackend implements Backend, Kernels {
       .catch(() => {}) // a device that is gone says so elsewhere
       .finally(() => this.#unsettled.delete(watched));
     this.#unsettled.add(watched);
+  }
+
+  #deviceLost(message: string): DeviceLostError {
+    return new DeviceLostError(`The WebGPU device was lost; submitted last was ${this.#queue.lastBatch}: ${message}`);
   }
 
   // ---- staging ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
 import type { DeviceMemory } from '../backend.js';
+import { inErrorScopes } from './error-scopes.js';
 import { bufferUsage } from './usage.js';
 
 /** Memory of one tensor and the views over it. */
@@ -113,15 +114,12 @@ export class Buffers {
 
   #create(storage: number, size: number): GPUBuffer {
     const { STORAGE, COPY_SRC, COPY_DST } = bufferUsage;
-    this.#device.pushErrorScope('validation');
-    this.#device.pushErrorScope('out-of-memory');
-    const buffer = this.#device.createBuffer({ size, usage: STORAGE | COPY_SRC | COPY_DST });
-    const memory = this.#device.popErrorScope();
-    const validation = this.#device.popErrorScope();
-    const failure = memory.then(async (error) => {
-      const first = error ?? (await validation);
-      if (first) this.#broken.add(buffer);
-      return first;
+    const { result: buffer, error } = inErrorScopes(this.#device, () =>
+      this.#device.createBuffer({ size, usage: STORAGE | COPY_SRC | COPY_DST }),
+    );
+    const failure = error.then((found) => {
+      if (found) this.#broken.add(buffer);
+      return found;
     });
     this.#events.made(storage, size, failure);
     this.#bufferBytes += size;

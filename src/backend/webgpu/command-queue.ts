@@ -1,4 +1,5 @@
 import { KernelError } from '../../errors.js';
+import { inErrorScopes } from './error-scopes.js';
 import { Doubt } from './faults.js';
 import type { Dispatch } from './operations/dispatch.js';
 import { type BindingPlan, parameterWords, shaderCode, shaderKey } from './shader.js';
@@ -33,6 +34,7 @@ export class CommandQueue {
   #batch = 1;
   #batchDoubt = new Doubt();
   #operations = new Set<string>();
+  #lastBatch = 'nothing';
   #lastBuffer = 0;
 
   constructor(device: GPUDevice, watch: (submitted: Promise<unknown>) => void) {
@@ -49,6 +51,11 @@ export class CommandQueue {
   /** Whether the batch that is being recorded will be accepted. */
   get batchDoubt(): Doubt {
     return this.#batchDoubt;
+  }
+
+  /** What was submitted last, for messages. */
+  get lastBatch(): string {
+    return this.#lastBatch;
   }
 
   dispatch(
@@ -97,7 +104,8 @@ export class CommandQueue {
     if (!this.#pass) return;
     this.#pass.end();
     const doubt = this.#batchDoubt;
-    const submitted = this.#scoped(`a batch of ${[...this.#operations].join(', ')}`, () => {
+    this.#lastBatch = `a batch of ${[...this.#operations].join(', ')}`;
+    const submitted = this.scoped(this.#lastBatch, () => {
       this.#device.queue.writeBuffer(this.#parameters, 0, this.#words, 0, this.#runs * this.#stride);
       this.#device.queue.submit([this.#encoder!.finish()]);
       return doubt;
@@ -118,13 +126,12 @@ export class CommandQueue {
   }
 
   /** Runs calls of the API; what it says against them becomes the error of the batch. */
-  #scoped<T>(what: string, calls: () => T): T {
+  scoped<T>(what: string, calls: () => T): T {
     const doubt = this.#batchDoubt;
-    this.#device.pushErrorScope('validation');
-    const result = calls();
+    const { result, error } = inErrorScopes(this.#device, calls);
     this.#watch(
-      this.#device.popErrorScope().then((error) => {
-        if (error) doubt.error ??= new KernelError(`WebGPU refused ${what}: ${error.message}`);
+      error.then((found) => {
+        if (found) doubt.error ??= new KernelError(`WebGPU refused ${what}: ${found.message}`);
       }),
     );
     return result;
@@ -155,14 +162,14 @@ export class CommandQueue {
       visibility: shaderStageCompute,
       buffer: { type, hasDynamicOffset: type === 'uniform' },
     });
-    const count = plan.bound.length;
-    const entries = [
-      buffer(0, 'uniform'),
-      ...plan.bound.map(({ written }, i) => buffer(i + 1, written ? 'storage' : 'read-only-storage')),
-      ...(faults ? [buffer(count + 1, 'storage')] : []),
+    const types: GPUBufferBindingType[] = [
+      'uniform',
+      ...plan.bound.flatMap(({ written, pages }) => pages.map(() => storageType(written))),
+      ...(faults ? [storageType(true)] : []),
     ];
+    const entries = types.map((type, i) => buffer(i, type));
     const label = `${operation} (${dispatch.sources.join(', ')})`;
-    const compiled = this.#scoped(label, () => {
+    const compiled = this.scoped(label, () => {
       const layout = this.#device.createBindGroupLayout({ entries, label });
       const module = this.#device.createShaderModule({ code: shaderCode(dispatch, plan), label });
       const pipeline = this.#device.createComputePipeline({
@@ -189,15 +196,15 @@ export class CommandQueue {
     if (faults) key += ` ${this.#idOf(faults)}`;
     const known = this.#bindGroups.get(key);
     if (known) return known;
-    const entries: GPUBindGroupEntry[] = [
-      { binding: 0, resource: { buffer: this.#parameters, size: 4 * parameterWords } },
-      ...buffers.map((buffer, i) => {
-        const { begin, end } = bound[i]!;
-        return { binding: i + 1, resource: { buffer, offset: begin, size: end - begin } };
-      }),
-      ...(faults ? [{ binding: buffers.length + 1, resource: { buffer: faults } }] : []),
+    const resources: GPUBufferBinding[] = [
+      { buffer: this.#parameters, size: 4 * parameterWords },
+      ...buffers.flatMap((buffer, i) =>
+        bound[i]!.pages.map(({ begin, end }) => ({ buffer, offset: begin, size: end - begin })),
+      ),
+      ...(faults ? [{ buffer: faults }] : []),
     ];
-    const bindGroup = this.#scoped('a bind group', () => this.#device.createBindGroup({ layout, entries }));
+    const entries = resources.map((resource, binding) => ({ binding, resource }));
+    const bindGroup = this.scoped('a bind group', () => this.#device.createBindGroup({ layout, entries }));
     if (this.#bindGroups.size >= keptBindGroups) this.#bindGroups.clear();
     this.#bindGroups.set(key, bindGroup);
     return bindGroup;
@@ -211,4 +218,8 @@ export class CommandQueue {
     }
     return id;
   }
+}
+
+function storageType(written: boolean): GPUBufferBindingType {
+  return written ? 'storage' : 'read-only-storage';
 }

@@ -40,11 +40,14 @@ const pageBytes = slots * slotBytes;
  */
 export class FaultPages {
   readonly #device: GPUDevice;
+  readonly #scoped: <T>(what: string, calls: () => T) => T;
   #pages: Page[] = [];
   #idle: GPUBuffer[] = [];
 
-  constructor(device: GPUDevice) {
+  /** `scoped` runs calls of the API and keeps what it says against them. */
+  constructor(device: GPUDevice, scoped: <T>(what: string, calls: () => T) => T) {
     this.#device = device;
+    this.#scoped = scoped;
   }
 
   /** A new doubt, with the buffer and the number that its shader reports to. */
@@ -109,7 +112,9 @@ export class FaultPages {
 
   #create(): GPUBuffer {
     const { STORAGE, COPY_SRC, COPY_DST } = bufferUsage;
-    return this.#device.createBuffer({ size: pageBytes, usage: STORAGE | COPY_SRC | COPY_DST, label: 'faults' });
+    return this.#scoped('a buffer for faults', () =>
+      this.#device.createBuffer({ size: pageBytes, usage: STORAGE | COPY_SRC | COPY_DST, label: 'faults' }),
+    );
   }
 }
 

@@ -39,8 +39,16 @@ export async function openWebGpuDevice(
     const backend = new WebGpuBackend(gpuDevice, name, describe(gpuDevice, null), { shared: true });
     return new Device(backend, 'a WebGPU device was given');
   }
-  const adapter = await requestWebGpuAdapter(options);
-  const device = await requestDevice(adapter, options.limits ?? 'adapter');
+  return openWebGpuAdapter(await requestWebGpuAdapter(options), options.limits, why);
+}
+
+/** Opens a device of an adapter. An adapter gives one device. */
+export async function openWebGpuAdapter(
+  adapter: GPUAdapter,
+  limits: WebGpuDeviceOptions['limits'],
+  why: string,
+): Promise<Device> {
+  const device = await requestDevice(adapter, limits ?? 'adapter');
   const label = adapterName(adapter);
   return new Device(new WebGpuBackend(device, `webgpu (${label})`, describe(device, adapter)), why);
 }

@@ -11,11 +11,21 @@ export interface BoundStorage {
   /** Bytes; `begin` is a multiple of the device's offset alignment, `end` of 4. */
   begin: number;
   end: number;
+  /** One after the other, since a binding covers `pageBytes` at most. */
+  pages: { begin: number; end: number }[];
+}
+
+/** What the device says of bindings, in bytes. */
+export interface BindingLimits {
+  alignment: number;
+  /** A multiple of `alignment`. */
+  pageBytes: number;
 }
 
 /** How the tensors of a run lie in its bindings. */
 export interface BindingPlan {
   bound: BoundStorage[];
+  pageBytes: number;
   /** By tensor: index into `bound`, and first element from the begin of the bound stretch. */
   places: { name: string; tensor: TensorView; at: number; offset: number }[];
   /** Tensors that are left out: they read as 0. */
@@ -26,7 +36,7 @@ export interface BindingPlan {
 export const parameterWords = 64;
 
 /** Views of the same storage share a binding: a buffer must not be bound twice if one of the two is written. */
-export function planBindings({ tensors, writes }: Dispatch, alignment: number): BindingPlan {
+export function planBindings({ tensors, writes }: Dispatch, { alignment, pageBytes }: BindingLimits): BindingPlan {
   const bound: BoundStorage[] = [];
   const entries: [string, TensorView][] = [];
   const absent: BindingPlan['absent'] = [];
@@ -46,14 +56,17 @@ export function planBindings({ tensors, writes }: Dispatch, alignment: number): 
       known.begin = Math.min(known.begin, begin);
       known.end = Math.max(known.end, end);
     } else {
-      bound.push({ storage: tensor.storage, written, atomic, begin, end: Math.max(end, begin + 4) });
+      bound.push({ storage: tensor.storage, written, atomic, begin, end: Math.max(end, begin + 4), pages: [] });
     }
+  }
+  for (const { begin, end, pages } of bound) {
+    for (let at = begin; at < end; at += pageBytes) pages.push({ begin: at, end: Math.min(at + pageBytes, end) });
   }
   const places = entries.map(([name, tensor]) => {
     const at = bound.findIndex(({ storage }) => storage === tensor.storage);
     return { name, tensor, at, offset: (tensor.byteOffset - bound[at]!.begin) / bytesPerElement[tensor.dtype] };
   });
-  return { bound, places, absent };
+  return { bound, pageBytes, places, absent };
 }
 
 /** Bytes from the first element of a view to its last. */
@@ -73,7 +86,9 @@ export function shaderKey(dispatch: Dispatch, { bound, places, absent }: Binding
     parts.push(`${name}:${tensor.dtype}:${at}:${writes.includes(name) ? 'w' : 'r'}`);
   }
   for (const { name, type } of absent) parts.push(`${name}:no ${type}`);
-  for (const { written, atomic } of bound) parts.push(`${written ? 'w' : 'r'}${atomic ? 'a' : ''}`);
+  for (const { written, atomic, pages } of bound) {
+    parts.push(`${written ? 'w' : 'r'}${atomic ? 'a' : ''}${pages.length}`);
+  }
   return parts.join(' ');
 }
 
@@ -81,7 +96,7 @@ export function shaderKey(dispatch: Dispatch, { bound, places, absent }: Binding
  * The shader of a dispatch: constants, parameters as `p.name`, an accessor for each tensor (`load_name(i)`,
  * `store_name(i, x)`, `p.name_stride`), then the WGSL files.
  */
-export function shaderCode(dispatch: Dispatch, { bound, places, absent }: BindingPlan): string {
+export function shaderCode(dispatch: Dispatch, { bound, pageBytes, places, absent }: BindingPlan): string {
   const { sources, constants = {}, parameters = {}, writes } = dispatch;
   const lines: string[] = [];
   for (const [name, value] of Object.entries(constants)) {
@@ -95,14 +110,14 @@ export function shaderCode(dispatch: Dispatch, { bound, places, absent }: Bindin
   ];
   if (fields.length === 0) fields.push('unused: u32');
   lines.push(`struct Parameters { ${fields.join(', ')} }`, '@group(0) @binding(0) var<uniform> p: Parameters;');
-  bound.forEach(({ written, atomic }, i) => {
-    const access = written ? 'read_write' : 'read';
-    const element = atomic ? 'atomic<u32>' : 'u32';
-    lines.push(`@group(0) @binding(${i + 1}) var<storage, ${access}> words_${i}: array<${element}>;`);
+  let binding = 1;
+  bound.forEach((storage, i) => {
+    lines.push(...storageCode(storage, i, binding, pageBytes / 4));
+    binding += storage.pages.length;
   });
-  if (reportsFaults(dispatch)) lines.push(...faultCode(bound.length + 1));
+  if (reportsFaults(dispatch)) lines.push(...faultCode(binding));
   lines.push(wgslSources.storage!);
-  for (const { name, tensor, at } of places) lines.push(...accessors(name, tensor, at, bound[at]!, writes));
+  for (const { name, tensor, at } of places) lines.push(...accessors(name, tensor, at, writes));
   for (const { name, type } of absent) {
     lines.push(`fn load_${name}(i: u32) -> ${type} { return ${type}(0); }`);
     if (writes.includes(name)) lines.push(`fn store_${name}(i: u32, x: ${type}) {}`);
@@ -130,38 +145,62 @@ function faultCode(binding: number): string[] {
   ];
 }
 
-function accessors(
-  name: string,
-  { dtype }: TensorView,
-  at: number,
-  { atomic }: BoundStorage,
-  writes: readonly string[],
+/** The bindings of a storage, and what is done to one of its words wherever it lies: `word_0(at)`, `set_word_0(at, x)`. */
+function storageCode(
+  { written, atomic, pages }: BoundStorage,
+  number: number,
+  firstBinding: number,
+  pageWords: number,
 ): string[] {
-  const load = (place: string) => (atomic ? `atomicLoad(&words_${at}[${place}])` : `words_${at}[${place}]`);
+  const access = written ? 'read_write' : 'read';
+  const element = atomic ? 'atomic<u32>' : 'u32';
+  const names = pages.map((_, page) => `words_${number}${pages.length > 1 ? `_${page}` : ''}`);
+  const lines = names.map(
+    (name, page) => `@group(0) @binding(${firstBinding + page}) var<storage, ${access}> ${name}: array<${element}>;`,
+  );
+  /** A function of the word at `at` that does the same in every page. */
+  const define = (header: string, body: (word: string) => string) => {
+    if (pages.length === 1) {
+      lines.push(`fn ${header} { ${body(`${names[0]}[at]`)} }`);
+      return;
+    }
+    lines.push(`fn ${header} {`, `  switch (at / ${pageWords}u) {`);
+    names.forEach((name, page) => {
+      const which = page === pages.length - 1 ? 'default' : `case ${page}u`;
+      lines.push(`    ${which}: { ${body(`${name}[at - ${page * pageWords}u]`)} }`);
+    });
+    lines.push('  }', '}');
+  };
+  define(`word_${number}(at: u32) -> u32`, (word) => `return ${atomic ? `atomicLoad(&${word})` : word};`);
+  if (!written) return lines;
+  define(`set_word_${number}(at: u32, x: u32)`, (word) => (atomic ? `atomicStore(&${word}, x);` : `${word} = x;`));
+  if (!atomic) return lines;
+  define(
+    `set_half_${number}(at: u32, shift: u32, x: u32)`,
+    (word) => `atomicAnd(&${word}, ~(0xffffu << shift)); atomicOr(&${word}, x << shift);`,
+  );
+  return lines;
+}
+
+function accessors(name: string, { dtype }: TensorView, at: number, writes: readonly string[]): string[] {
   const wide = bytesPerElement[dtype] === 4;
   const type = dtype === 'i32' ? 'i32' : 'f32';
   const lines = wide
-    ? [`fn load_${name}(i: u32) -> ${type} { return bitcast<${type}>(${load(`i + p.${name}_offset`)}); }`]
+    ? [`fn load_${name}(i: u32) -> ${type} { return bitcast<${type}>(word_${at}(i + p.${name}_offset)); }`]
     : [
         `fn load_${name}(i: u32) -> f32 {`,
         `  let place = i + p.${name}_offset;`,
-        `  return ${dtype}_value((${load('place >> 1u')} >> ((place & 1u) * 16u)) & 0xffffu);`,
+        `  return ${dtype}_value((word_${at}(place >> 1u) >> ((place & 1u) * 16u)) & 0xffffu);`,
         '}',
       ];
   if (!writes.includes(name)) return lines;
-  if (wide && !atomic) {
-    lines.push(`fn store_${name}(i: u32, x: ${type}) { words_${at}[i + p.${name}_offset] = bitcast<u32>(x); }`);
-  } else if (wide) {
-    lines.push(
-      `fn store_${name}(i: u32, x: ${type}) { atomicStore(&words_${at}[i + p.${name}_offset], bitcast<u32>(x)); }`,
-    );
+  if (wide) {
+    lines.push(`fn store_${name}(i: u32, x: ${type}) { set_word_${at}(i + p.${name}_offset, bitcast<u32>(x)); }`);
   } else {
     lines.push(
       `fn store_${name}(i: u32, x: f32) {`,
       `  let place = i + p.${name}_offset;`,
-      '  let shift = (place & 1u) * 16u;',
-      `  atomicAnd(&words_${at}[place >> 1u], ~(0xffffu << shift));`,
-      `  atomicOr(&words_${at}[place >> 1u], ${dtype}_bits(x) << shift);`,
+      `  set_half_${at}(place >> 1u, (place & 1u) * 16u, ${dtype}_bits(x));`,
       '}',
     );
   }

@@ -1,13 +1,19 @@
 import process from 'node:process';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { loadDawn } from '../../../src/backend/dawn.js';
 import { openDevice } from '../../../src/backend/open-device.js';
 import type { WebGpuBackend } from '../../../src/backend/webgpu/backend.js';
 import { openWebGpuDevice, requestWebGpuAdapter } from '../../../src/backend/webgpu/open.js';
-import { BackendUnavailableError, InvalidArgumentError, KernelError, OutOfMemoryError } from '../../../src/errors.js';
+import {
+  BackendUnavailableError,
+  DeviceLostError,
+  InvalidArgumentError,
+  KernelError,
+  OutOfMemoryError,
+} from '../../../src/errors.js';
 import { linearTokenLogProbs, tokenLogProbs } from '../../../src/kernels/index.js';
 import type { Device } from '../../../src/tensor.js';
-import { adapterNames } from '../../devices.js';
+import { adapterNames, seenWith } from '../../devices.js';
 
 const adapter = await requestWebGpuAdapter({ gpu: await loadDawn(), software: true }).catch(() => null);
 
@@ -62,6 +68,30 @@ describe.skipIf(!adapter)('a WebGPU device', () => {
     using chosen = await openDevice('auto');
     expect(chosen.kind).not.toBe('webgpu');
     expect(chosen.why).toMatch(/computes on the processor/);
+  });
+
+  test("'auto' takes a hardware adapter before the CPU, asks for it once, and says why", async () => {
+    const gpu = await loadDawn();
+    const request = gpu.requestAdapter.bind(gpu);
+    let requests = 0;
+    gpu.requestAdapter = async (options) => {
+      requests++;
+      const found = (await request(options))!;
+      const info = seenWith(found.info, { isFallbackAdapter: false, description: 'a card' });
+      return seenWith(found, { info });
+    };
+    vi.stubEnv('GRPO_CUDA_LIBRARY', '/nowhere/libgrpo_cuda.so');
+    try {
+      using chosen = await openDevice('auto');
+      expect(chosen.name).toBe('webgpu (a card)');
+      expect(chosen.why).toMatch(/^auto chose WebGPU: .*nowhere.*; the adapter a card$/);
+      expect(requests).toBe(1);
+      using sum = chosen.tensor([1, 2], [2]);
+      expect(await sum.read()).toEqual(Float32Array.of(1, 2));
+    } finally {
+      gpu.requestAdapter = request;
+      vi.unstubAllEnvs();
+    }
   });
 
   test('tells what it is', () => {
@@ -178,6 +208,39 @@ describe.skipIf(!adapter)('a WebGPU device', () => {
     const read = closing.zeros([4]).read();
     closing.close();
     await expect(read).rejects.toMatchObject({ code: 'GRPO_DISPOSED' });
+  });
+
+  test('a lost device is an error that names what it last did; nothing waits for ever, and closing works', async () => {
+    const own = await (await requestWebGpuAdapter({ gpu: await loadDawn(), software: true })).requestDevice();
+    const lost = await openWebGpuDevice({ gpuDevice: own });
+    const a = lost.tensor([1, 2, 3], [3]);
+    lost.run('add', { a, b: a, out: a, alpha: 1, beta: 1 });
+    const during = a.read();
+    own.destroy();
+    await expect(during).rejects.toThrow(DeviceLostError);
+    await expect(during).rejects.toThrow(/lost; submitted last was a batch of add/);
+    await own.lost;
+    lost.run('fill', { out: a, value: 1 });
+    a.write([1, 2, 3]);
+    for (const use of [a.read(), lost.zeros([2]).read(), lost.synchronize()]) {
+      await expect(use).rejects.toThrow(DeviceLostError);
+    }
+    a.dispose();
+    lost.close();
+  });
+
+  test('a read that the device refuses is an error, and the device stays usable', async () => {
+    const own = await (await requestWebGpuAdapter({ gpu: await loadDawn(), software: true })).requestDevice();
+    const shared = await openWebGpuDevice({ gpuDevice: own });
+    const tensor = shared.tensor([1, 2], [2]);
+    const create = own.createBuffer.bind(own);
+    own.createBuffer = (descriptor) => create({ ...descriptor, usage: 0x1 | 0x80 });
+    await expect(tensor.read()).rejects.toThrow(/WebGPU refused to read 8 bytes/);
+    own.createBuffer = create;
+    expect(await tensor.read()).toEqual(Float32Array.of(1, 2));
+    tensor.dispose();
+    shared.close();
+    own.destroy();
   });
 
   test('works within the least limits that WebGPU guarantees, in tiles where a tensor is larger', async () => {
