@@ -82,7 +82,12 @@ export {
 } from './rollout/decode-scheduler.js';
 export type { Completion, GenerateOptions, RolloutEngine } from './rollout/engine.js';
 export { NativeEngine, type NativeEngineOptions } from './rollout/native-engine.js';
-export { OpenAIEngine, type OpenAIEngineOptions, StaleWeightsError } from './rollout/openai-engine.js';
+export {
+  OpenAIEngine,
+  type OpenAIEngineOptions,
+  StaleWeightsError,
+  type WeightChannel,
+} from './rollout/openai-engine.js';
 export type { RolloutServerKind } from './rollout/rollout-servers.js';
 export { Device, Scope, Tensor } from './tensor.js';
 export { ChatTemplate, type ChatTemplateOptions } from './text/chat-template.js';

@@ -20,7 +20,8 @@ export type {
 } from './distributed/process-group.js';
 export { singleProcessGroup } from './distributed/single-process-group.js';
 export { nodeTransport } from './eval/node-transport.js';
-export { ServedModel } from './serve/served-model.js';
+export { WeightBroadcast, type WeightBroadcastOptions } from './rollout/weight-broadcast.js';
+export { ServedModel, type ServedModelOptions } from './serve/served-model.js';
 export { ApiServer, type ServerOptions } from './serve/server.js';
 export { type ConsoleOptions, ConsoleTracker, type ProgressStream } from './tracking/console.js';
 export { JsonlTracker } from './tracking/jsonl.js';

@@ -157,6 +157,10 @@ function createProgram(setExitCode: (code: number) => void): Command {
     .addOption(numberOption('--port <integer>', 'port to listen at; 0 takes a free one', 8000))
     .option('--name <text>', 'name of the model in requests (default: the name of its folder)')
     .option('--weights-dir <folder>', 'let POST /v1/weights load weights from inside this folder')
+    .option(
+      '--weights-broadcast [interface]',
+      'let trainers give weights by Gloo or NCCL; they reach this machine by this interface or address',
+    )
     .option('--api-key-file <file>', 'ask clients for the key in this file (or in the variable GRPO_API_KEY)')
     .addOption(numberOption('--max-batch <integer>', 'most completions that are decoded together', 256))
     .addOption(numberOption('--max-queue <integer>', 'most completions that wait; more are answered 429', 1024))

@@ -11,7 +11,7 @@ import type { ProcessGroup, ProcessGroupOptions } from './process-group.js';
  * when a rank does not appear within the timeout.
  */
 export async function openProcessGroup(options: ProcessGroupOptions): Promise<ProcessGroup> {
-  const { device, rank, worldSize, localRank, store, timeoutSeconds = 600 } = options;
+  const { device, rank, worldSize, localRank, store, timeoutSeconds = 600, signal } = options;
   checkNumbers(rank, worldSize, localRank, timeoutSeconds);
   const { backend } = device;
   if (!(backend instanceof NativeBackend)) throw new UnsupportedError('openProcessGroup', `the ${device.kind} backend`);
@@ -22,7 +22,10 @@ export async function openProcessGroup(options: ProcessGroupOptions): Promise<Pr
   const opening = [backend.engine, engine, rank, worldSize, timeoutSeconds, networkInterface, libraries] as const;
   const { group, address, attempts } = await binding.openGroup(...opening);
   if (!address) throw new BackendUnavailableError(engine, attempts, actionsFor(engine, attempts));
+  const abort = () => binding.abortGroup(group, String((signal!.reason as Error)?.message ?? signal!.reason));
+  signal?.addEventListener('abort', abort);
   try {
+    signal?.throwIfAborted();
     await store.set(`address/${rank}`, address);
     const ranks = Array.from({ length: worldSize }, (_, other) => other);
     const addresses = await Promise.all(ranks.map((other) => store.get(`address/${other}`)));
@@ -31,6 +34,8 @@ export async function openProcessGroup(options: ProcessGroupOptions): Promise<Pr
     binding.abortGroup(group, (error as Error).message);
     binding.releaseGroup(group);
     throw error;
+  } finally {
+    signal?.removeEventListener('abort', abort);
   }
   return new NativeProcessGroup(device, binding, group, { rank, worldSize, localRank, engine });
 }
@@ -49,7 +54,7 @@ function checkNumbers(rank: number, worldSize: number, localRank: number, timeou
 }
 
 /** Each engine moves memory of its own kind of device. */
-function engineFor(device: Device, asked: 'gloo' | 'nccl' | undefined): 'gloo' | 'nccl' {
+export function engineFor(device: Device, asked?: 'gloo' | 'nccl'): 'gloo' | 'nccl' {
   const fitting = device.kind === 'cuda' ? 'nccl' : 'gloo';
   if (asked === undefined || asked === fitting) return fitting;
   if (asked !== 'gloo' && asked !== 'nccl') throw new InvalidArgumentError('engine', 'gloo or nccl', asked);

@@ -102,4 +102,6 @@ export interface ProcessGroupOptions {
    * address that the machine's host name stands for. NCCL reads NCCL_SOCKET_IFNAME instead.
    */
   interface?: string;
+  /** Ends the opening when it is aborted; an open group has `abort`. */
+  signal?: AbortSignal;
 }

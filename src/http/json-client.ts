@@ -62,6 +62,11 @@ export class JsonClient {
     this.#options = { apiKey, timeoutMs, retries, backoffMs, transport };
   }
 
+  /** Where the server is, without `/v1`. */
+  get origin(): string {
+    return this.#origin;
+  }
+
   get(path: string, signal?: AbortSignal): Promise<unknown> {
     return this.#ask('GET', path, undefined, signal);
   }
@@ -70,13 +75,24 @@ export class JsonClient {
     return this.#ask('POST', path, JSON.stringify(body), signal);
   }
 
-  async #ask(method: string, path: string, body: string | undefined, signal: AbortSignal | undefined) {
+  /** `post` without further attempts, for what must not be asked twice. */
+  postOnce(path: string, body: object, signal?: AbortSignal): Promise<unknown> {
+    return this.#ask('POST', path, JSON.stringify(body), signal, 0);
+  }
+
+  async #ask(
+    method: string,
+    path: string,
+    body: string | undefined,
+    signal: AbortSignal | undefined,
+    retries = this.#options.retries,
+  ) {
     for (let attempt = 0; ; attempt++) {
       signal?.throwIfAborted();
       const outcome = await this.#attempt(method, path, body, signal);
       if ('value' in outcome) return outcome.value;
       signal?.throwIfAborted();
-      if (!outcome.again || attempt >= this.#options.retries) throw outcome.error;
+      if (!outcome.again || attempt >= retries) throw outcome.error;
       const backoff = Math.min(longestBackoffMs, this.#options.backoffMs * 2 ** attempt) * (0.75 + Math.random() / 2);
       await pause(Math.max(backoff, outcome.afterMs), signal);
     }

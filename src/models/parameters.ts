@@ -164,14 +164,20 @@ export class Parameters implements Iterable<Parameter> {
 
   /** Takes the weights of another model of the same layout, converting between dtypes. */
   copyFrom(other: Parameters): void {
-    const layout = (p: Parameters) => [...p].map(({ name, value }) => `${name}[${value.shape.join(',')}]`);
-    const [mine, theirs] = [layout(this), layout(other)];
-    const differs = mine.findIndex((text, i) => text !== theirs[i]);
-    if (differs >= 0 || mine.length !== theirs.length) {
-      const at = Math.max(differs, 0);
-      throw new InvalidArgumentError('copyFrom', `parameters with ${mine[at] ?? 'the same layout'}`, theirs[at]);
-    }
+    this.requireLayout('copyFrom', other.layout());
     this.device.run('copy', { in: other.flat, out: this.flat });
+  }
+
+  /** Names and shapes, such as `model.norm.weight[64]`, in the order in which they lie in the flat tensor. */
+  layout(): string[] {
+    return [...this].map(({ name, value }) => `${name}[${value.shape.join(',')}]`);
+  }
+
+  /** Throws an `InvalidArgumentError` for `what`, with the first parameter that differs, unless the layouts are the same. */
+  requireLayout(what: string, theirs: readonly string[]): void {
+    const mine = this.layout();
+    const at = Array.from({ length: Math.max(mine.length, theirs.length) }).findIndex((_, i) => mine[i] !== theirs[i]);
+    if (at >= 0) throw new InvalidArgumentError(what, `parameters with ${mine[at] ?? 'no more'}`, theirs[at]);
   }
 
   dispose(): void {

@@ -8,6 +8,13 @@ import { checkOptions, checkPrompt, type GeneratingModel } from './request.js';
 import { type RolloutServer, type RolloutServerKind, rolloutServerKinds, rolloutServers } from './rollout-servers.js';
 import { StopStrings } from './stop-strings.js';
 
+/** A way without files by which a server of kind `grpo` is given weights. In Node: `WeightBroadcast`. */
+export interface WeightChannel {
+  /** Resolves when the server has the policy's weights, under this version. */
+  give(client: JsonClient, version: number): Promise<void>;
+  close(): Promise<void>;
+}
+
 export interface OpenAIEngineOptions extends JsonClientOptions {
   /** Which program answers there: how it is given weights depends on it. */
   kind: RolloutServerKind;
@@ -19,9 +26,10 @@ export interface OpenAIEngineOptions extends JsonClientOptions {
   policy: GeneratingModel & { save(folder: string, files?: FileSystem): Promise<void> };
   /**
    * The folder through which weights are given: `folder` as this program sees it, `serverFolder` as the server does
-   * (default: the same). null: the server keeps the weights that it has, which suits evaluation, but no training.
+   * (default: the same). For kind `grpo` also a channel, which is closed with the engine. null: the server keeps the
+   * weights that it has, which suits evaluation, but no training.
    */
-  weights: { folder: string; serverFolder?: string } | null;
+  weights: { folder: string; serverFolder?: string } | WeightChannel | null;
   /** Most requests, a prompt each, at a time. Default 32. */
   concurrency?: number;
   files?: FileSystem;
@@ -38,7 +46,7 @@ export class StaleWeightsError extends GrpoError {
 
 /**
  * Generates on a server over HTTP: `grpo serve`, vLLM or SGLang. After each update it is given the new weights through a
- * shared folder. `docs/serving.md` says how to start each of them.
+ * shared folder or a channel. `docs/serving.md` says how to start each of them.
  */
 export class OpenAIEngine implements RolloutEngine {
   readonly #options: OpenAIEngineOptions;
@@ -54,7 +62,12 @@ export class OpenAIEngine implements RolloutEngine {
     const { kind, url, model, weights, concurrency = 32 } = options;
     if (!rolloutServerKinds.includes(kind)) throw new InvalidArgumentError('kind', rolloutServerKinds.join(', '), kind);
     if (typeof model !== 'string' || model === '') throw new InvalidArgumentError('model', 'a name', model);
-    if (weights !== null && !weights?.folder) throw new InvalidArgumentError('weights', 'a folder, or null', weights);
+    if (isChannel(weights)) {
+      const hint = 'Give a folder that the server sees.';
+      if (kind !== 'grpo') throw new UnsupportedError('A weight channel', `a rollout server of kind ${kind}`, hint);
+    } else if (weights !== null && !weights?.folder) {
+      throw new InvalidArgumentError('weights', 'a folder, a channel or null', weights);
+    }
     this.#options = options;
     this.#server = rolloutServers[kind];
     this.#client = new JsonClient(url, options);
@@ -128,6 +141,7 @@ export class OpenAIEngine implements RolloutEngine {
   async close(): Promise<void> {
     await Promise.allSettled(this.#running);
     await this.#synced?.catch(() => {});
+    if (isChannel(this.#options.weights)) await this.#options.weights.close();
   }
 
   async #complete(request: Parameters<RolloutServer['complete']>[1], version: number, signal: AbortSignal) {
@@ -154,9 +168,14 @@ export class OpenAIEngine implements RolloutEngine {
       await previous;
       // Completions under way are to be of one version from their first token to their last.
       await Promise.allSettled(this.#running);
-      const { folder, serverFolder = folder } = this.#options.weights!;
-      const { files = fileSystem(), policy } = this.#options;
+      const { files = fileSystem(), policy, weights } = this.#options;
       const version = this.#version + 1;
+      if (isChannel(weights)) {
+        await weights.give(this.#client, version);
+        this.#version = version;
+        return;
+      }
+      const { folder, serverFolder = folder } = weights!;
       const name = `version-${version}`;
       await policy.save(`${folder}/${name}`, files);
       await this.#server.reload(this.#client, { folder: serverFolder, name, version });
@@ -170,4 +189,8 @@ export class OpenAIEngine implements RolloutEngine {
     });
     return handing;
   }
+}
+
+function isChannel(weights: OpenAIEngineOptions['weights']): weights is WeightChannel {
+  return weights !== null && 'give' in weights;
 }

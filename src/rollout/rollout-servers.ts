@@ -157,7 +157,8 @@ function toCompletion(
   return { text, stopReason, completionIds: Int32Array.from(tokens), logProbs: Float32Array.from(values), version };
 }
 
-function read<Schema extends z.ZodType>(schema: Schema, path: string, value: unknown): z.output<Schema> {
+/** The answer of `path` in the form that is expected of it. */
+export function read<Schema extends z.ZodType>(schema: Schema, path: string, value: unknown): z.output<Schema> {
   const result = schema.safeParse(value);
   if (result.success) return result.data;
   const issue = result.error.issues[0]!;

@@ -4,6 +4,7 @@ import type { ChatMessage } from '../data/prompts.js';
 import type { SequenceRequest } from '../rollout/decode-scheduler.js';
 import type { GeneratingModel } from '../rollout/request.js';
 import { ApiError } from './api-error.js';
+import type { GroupRequest } from './weight-receiver.js';
 
 /** An option of OpenAI's that this server does not have: only the value that leaves it unused is taken. */
 const unused = <T extends z.ZodType>(neutral: T) => neutral.nullish();
@@ -63,7 +64,25 @@ const chatSchema = z.strictObject({
   store: unused(z.literal(false)),
 });
 
-const weightsSchema = z.strictObject({ path: z.string().min(1), version: z.int().nonnegative() });
+const weightsSchema = z
+  .strictObject({
+    path: z.string().min(1).optional(),
+    broadcast: z.string().min(1).optional(),
+    version: z.int().nonnegative(),
+  })
+  .refine(({ path, broadcast }) => (path === undefined) !== (broadcast === undefined), {
+    path: ['path'],
+    error: 'must be given, or broadcast in its place',
+  });
+
+const groupSchema = z.strictObject({
+  id: z.string().min(1).max(100),
+  engine: z.enum(['gloo', 'nccl']),
+  address: z.base64(),
+  dtype: z.enum(['f32', 'bf16', 'f16']),
+  layout: z.array(z.string()).min(1),
+  timeoutSeconds: z.number().positive().max(86_400),
+});
 
 /** A request in our own terms. */
 export interface ServedRequest {
@@ -134,6 +153,10 @@ export function parseChat(body: unknown, model: GeneratingModel): ServedRequest 
 
 export function parseWeights(body: unknown): z.output<typeof weightsSchema> {
   return check(weightsSchema, body);
+}
+
+export function parseGroup(body: unknown): GroupRequest {
+  return check(groupSchema, body);
 }
 
 type Common = z.output<z.ZodObject<typeof common>>;

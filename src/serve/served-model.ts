@@ -4,6 +4,19 @@ import { GrpoError } from '../errors.js';
 import { CausalLM } from '../models/causal-lm.js';
 import { DecodeScheduler, type DecodeSchedulerOptions, QueueFullError } from '../rollout/decode-scheduler.js';
 import { ApiError } from './api-error.js';
+import { type GroupRequest, WeightReceiver } from './weight-receiver.js';
+
+export interface ServedModelOptions {
+  name: string;
+  /** The only folder that weights are reloaded from; null: none. */
+  weightsDir: string | null;
+  /**
+   * Whether trainers may give weights by broadcast. A text is the network interface or address by which they reach this
+   * machine; with true it is the one at which they ask. Default false.
+   */
+  weightsBroadcast?: boolean | string;
+  scheduler?: DecodeSchedulerOptions;
+}
 
 /** A policy with its scheduler, whose weights can be replaced between two completions. */
 export class ServedModel {
@@ -11,26 +24,25 @@ export class ServedModel {
   readonly name: string;
   readonly scheduler: DecodeScheduler;
   readonly #weightsDir: string | null;
-  /** Reloads come one after another. */
-  #reloading: Promise<unknown> = Promise.resolve();
+  readonly #receiver: WeightReceiver | null;
+  /** Changes of the weights come one after another. */
+  #changing: Promise<unknown> = Promise.resolve();
   #version: number | null = null;
   readonly #maxQueue: number;
   #scoring = 0;
   #lastScore: Promise<unknown> = Promise.resolve();
 
-  /** `weightsDir`: the only folder that weights are reloaded from; null: none. */
-  constructor(
-    policy: CausalLM,
-    { name, weightsDir, scheduler }: { name: string; weightsDir: string | null; scheduler?: DecodeSchedulerOptions },
-  ) {
+  constructor(policy: CausalLM, { name, weightsDir, weightsBroadcast = false, scheduler }: ServedModelOptions) {
     this.policy = policy;
     this.name = name;
     this.#weightsDir = weightsDir;
+    const network = typeof weightsBroadcast === 'string' ? weightsBroadcast : undefined;
+    this.#receiver = weightsBroadcast === false ? null : new WeightReceiver(policy.parameters, network);
     this.#maxQueue = scheduler?.maxQueue ?? 1024;
     this.scheduler = new DecodeScheduler(policy, scheduler);
   }
 
-  /** What the last reload said that the weights are; null before the first. */
+  /** What the last change said that the weights are; null before the first. */
   get version(): number | null {
     return this.#version;
   }
@@ -60,9 +72,7 @@ export class ServedModel {
    */
   async reload(path: string, version: number): Promise<void> {
     const folder = await this.#allowed(path);
-    const previous = this.#reloading;
-    const reloading = (async () => {
-      await previous.catch(() => {});
+    const reloading = this.#change(async () => {
       const { device, parameters } = this.policy;
       const loaded = await CausalLM.load(folder, { device, dtype: parameters.dtype as 'f32' | 'bf16' | 'f16' });
       try {
@@ -74,8 +84,7 @@ export class ServedModel {
       } finally {
         loaded.dispose();
       }
-    })();
-    this.#reloading = reloading;
+    });
     await reloading.catch((error: unknown) => {
       if (error instanceof GrpoError)
         throw new ApiError(400, `path: the weights cannot be used: ${error.message}`, 'path');
@@ -83,10 +92,42 @@ export class ServedModel {
     });
   }
 
+  /** Begins to meet a trainer that will give weights by broadcast: `WeightReceiver.meet`. */
+  async meet(request: GroupRequest, localAddress: string): Promise<Uint8Array> {
+    return this.#broadcasts().meet(request, localAddress);
+  }
+
+  /** Takes the weights that the trainer of a group sends, as `reload` does those of a folder. */
+  async receive(group: string, version: number, signal: AbortSignal): Promise<void> {
+    const receiver = this.#broadcasts();
+    await this.#change(() =>
+      this.scheduler.whilePaused(async () => {
+        const { device, parameters } = this.policy;
+        const weights = await receiver.receive(group, signal);
+        device.run('copy', { in: weights, out: parameters.flat });
+        weights.dispose();
+        this.#version = version;
+        await device.synchronize();
+      }),
+    );
+  }
+
   async close(): Promise<void> {
-    await this.#reloading.catch(() => {});
+    await this.#receiver?.close();
+    await this.#changing.catch(() => {});
     await this.#lastScore.catch(() => {});
     await this.scheduler.close();
+  }
+
+  #change(work: () => Promise<void>): Promise<void> {
+    const changing = this.#changing.catch(() => {}).then(work);
+    this.#changing = changing;
+    return changing;
+  }
+
+  #broadcasts(): WeightReceiver {
+    if (this.#receiver) return this.#receiver;
+    throw new ApiError(403, 'Weights are not taken by broadcast: the server was started without --weights-broadcast');
   }
 
   /** The folder, if it lies inside `weightsDir` after links are followed. */

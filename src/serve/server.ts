@@ -2,11 +2,12 @@ import { createHash, timingSafeEqual } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { addressOf } from '../distributed/local-address.js';
 import { GrpoError } from '../errors.js';
 import { QueueFullError } from '../rollout/decode-scheduler.js';
 import { ApiError } from './api-error.js';
 import { generateStream, generateWhole } from './generate.js';
-import { parseChat, parseCompletion, parseWeights, type ServedRequest } from './requests.js';
+import { parseChat, parseCompletion, parseGroup, parseWeights, type ServedRequest } from './requests.js';
 import type { ServedModel } from './served-model.js';
 
 export interface ServerOptions {
@@ -124,10 +125,17 @@ export class ApiServer {
     },
     '/v1/weights': {
       GET: (_, response) => json(response, 200, { weights_version: this.#model.version }),
-      POST: async (body, response) => {
-        const { path, version } = parseWeights(body);
-        await this.#model.reload(path, version);
+      POST: async (body, response, signal) => {
+        const { path, broadcast, version } = parseWeights(body);
+        if (broadcast === undefined) await this.#model.reload(path!, version);
+        else await this.#model.receive(broadcast, version, signal);
         json(response, 200, { weights_version: version });
+      },
+    },
+    '/v1/weights/group': {
+      POST: async (body, response) => {
+        const address = await this.#model.meet(parseGroup(body), addressOf(response.socket!));
+        json(response, 200, { address: Buffer.from(address).toString('base64') });
       },
     },
   };

@@ -3,6 +3,7 @@ import { basename, resolve } from 'node:path';
 import { GrpoError } from '../../errors.js';
 import { ServedModel } from '../../serve/served-model.js';
 import { ApiServer, isLoopback } from '../../serve/server.js';
+import { WeightReceiver } from '../../serve/weight-receiver.js';
 import { Interrupt } from '../interrupt.js';
 import { type ModelFlags, readInput, withModel } from '../model.js';
 
@@ -11,6 +12,7 @@ interface ServeFlags extends ModelFlags {
   port: number;
   name?: string;
   weightsDir?: string;
+  weightsBroadcast?: boolean | string;
   apiKeyFile?: string;
   maxBatch: number;
   maxQueue: number;
@@ -27,10 +29,14 @@ export async function serve(flags: ServeFlags): Promise<number> {
   const interrupt = new Interrupt(() => say('Ending what runs. Ctrl-C again ends at once.'));
   try {
     return await withModel(flags, async (policy) => {
-      const { maxBatch, maxQueue, cacheBytes } = flags;
+      const { maxBatch, maxQueue, cacheBytes, weightsBroadcast = false } = flags;
+      if (weightsBroadcast !== false) {
+        await WeightReceiver.check(policy.device, weightsBroadcast === true ? undefined : weightsBroadcast);
+      }
       const model = new ServedModel(policy, {
         name: flags.name ?? basename(resolve(flags.model)),
         weightsDir: flags.weightsDir ?? null,
+        weightsBroadcast,
         scheduler: { maxBatch, maxQueue, cacheBytes },
       });
       const { host, port, maxBodyBytes } = flags;

@@ -39,7 +39,7 @@ export async function train(
     async (parts) => {
       const { policy } = parts;
       for (const reward of rewards) await reward.open?.(policy.device, run.dtype);
-      engine = run.engine ? openEngine(run.engine, policy, run.model) : undefined;
+      engine = run.engine ? openEngine(run.engine, policy, run.model, run.networkInterface) : undefined;
       // A device that computes the policy already keeps its reference without being opened again.
       if (referenceName && !policy.device.name.startsWith(`${referenceName} `)) {
         referenceDevice = await openDevice(referenceName);
