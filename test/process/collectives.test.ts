@@ -52,6 +52,13 @@ describe.skipIf(!hasGloo)('collectives', () => {
     }
   });
 
+  test('bring the weights of a trainer to servers', async () => {
+    // More than one piece.
+    for (const rank of await runRanks('weights', 3, { argument: { count: 2 ** 22 + 5 } })) {
+      expect(rank).toMatchObject({ code: 0, stderr: '', reports: [{ liveTensors: 0 }] });
+    }
+  });
+
   test('give the bits of the sum in rank order, however a tensor is cut', async () => {
     const ended = await runRanks('bits', 4);
     for (const rank of ended) expect(rank.reports).toEqual([{ whole: true, pieces: true, scattered: true }]);

@@ -51,6 +51,12 @@ describe.skipIf(process.platform !== 'linux')('NCCL', () => {
     }
   });
 
+  test('brings the weights of a trainer to a server', async () => {
+    for (const rank of await run('weights', 2, { count: 100_000 })) {
+      expect(rank).toMatchObject({ code: 0, stderr: '', reports: [{ liveTensors: 0 }] });
+    }
+  });
+
   test('gathers values of any length', async () => {
     const ended = await run('gatherValues', 2, {});
     for (const rank of ended)

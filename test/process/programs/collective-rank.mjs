@@ -5,6 +5,7 @@ import { openDevice } from '../../../dist/backend/open-device.js';
 import { GradientBuckets } from '../../../dist/distributed/gradient-buckets.js';
 import { openProcessGroup } from '../../../dist/distributed/open-process-group.js';
 import { ShardedGradients } from '../../../dist/distributed/sharded-gradients.js';
+import { receiveWeights, sendWeights } from '../../../dist/distributed/weight-transfer.js';
 import { CausalLM } from '../../../dist/models/causal-lm.js';
 import { gradientOrder } from '../../../dist/models/decoder.js';
 import { Tokenizer } from '../../../dist/text/tokenizer.js';
@@ -167,6 +168,21 @@ const scenarios = {
     const gathered = await group.allGatherValues({ rank, text: 'ä'.repeat(rank * 50), none: null });
     await group.close();
     await report({ gathered, liveTensors: device.memory().liveTensors, failure: group.failure });
+    device.close();
+  },
+
+  /** Weights from rank 0 to the others. */
+  async weights() {
+    const { device, group } = await open();
+    const { count } = argument;
+    const own = device.tensor(values(count), [count]);
+    if (rank === 0) await sendWeights(group, own);
+    const held = rank === 0 ? own : await receiveWeights(group, device, count, 'f32');
+    await expectValues('the weights', held, (i) => value(0, i));
+    if (held !== own) held.dispose();
+    own.dispose();
+    await group.close();
+    await report({ liveTensors: device.memory().liveTensors });
     device.close();
   },
 

@@ -148,8 +148,23 @@ describe('grpo train with an engine', () => {
     ['  maxStalenes: 1', /:19:3: engine\.maxStalenes: unknown option; did you mean maxStaleness\?/],
     ['  maxStaleness: 1', /:19:3: engine\.maxStaleness: needs rolloutCorrection/],
     ['  retries: -1', /:19:3: engine\.retries: /],
+    ['  weights: broadcast', /engine\.weightsDir: is idle with weights: broadcast/],
+    ['  weights: folder', /:19:3: engine\.weights: /],
   ])('places what is wrong with %j', async (line, expected) => {
     const { code, said } = await train('wrong', `${run}rewards:\n  - format\n\n${engine(`${line}\n`)}`);
+    expect(said).toMatch(expected);
+    expect(code).toBe(2);
+  });
+
+  it.each([
+    [/ {2}weightsDir: .*\n/, '', /engine\.weightsDir: must be given, or weights: broadcast/],
+    [
+      /kind: grpo([\s\S]*)weightsDir: .*\n/,
+      'kind: vllm$1weights: broadcast\n',
+      /weights: broadcast is for kind grpo; vllm/,
+    ],
+  ])('asks for one way to give weights: %s', async (what, by, expected) => {
+    const { code, said } = await train('way', `${run}rewards: format\n${engine().replace(what, by)}`);
     expect(said).toMatch(expected);
     expect(code).toBe(2);
   });
