@@ -67,7 +67,9 @@ const rollouts = {
   engine: engineSource
     .nullable()
     .default(null)
-    .describe('Server that samples: kind (grpo, vllm, sglang), url, weightsDir, maxStaleness; null: this process'),
+    .describe(
+      'Server that samples: kind (grpo, vllm, sglang), url, weightsDir (or weights), maxStaleness; null: this process',
+    ),
 };
 
 const raif = z.strictObject({

@@ -81,7 +81,10 @@ const groupSchema = z.strictObject({
   address: z.base64(),
   dtype: z.enum(['f32', 'bf16', 'f16']),
   layout: z.array(z.string()).min(1),
-  timeoutSeconds: z.number().positive().max(86_400),
+  timeoutSeconds: z
+    .number()
+    .positive()
+    .max(2 ** 31 / 1000),
 });
 
 /** A request in our own terms. */

@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { glooLibraryPaths, loadAddon } from '../../src/backend/loader.js';
 import { openDevice } from '../../src/backend/open-device.js';
+import { openProcessGroup } from '../../src/distributed/open-process-group.js';
 import type { CausalLM } from '../../src/models/causal-lm.js';
 import { OpenAIEngine, type OpenAIEngineOptions } from '../../src/rollout/openai-engine.js';
 import { WeightBroadcast, type WeightBroadcastOptions } from '../../src/rollout/weight-broadcast.js';
@@ -205,6 +206,35 @@ describe.skipIf(!hasGloo)('a server that is given weights by broadcast', () => {
     const next = trainer(url, { policy: tinyPolicy({ device, seed: 8 }, { intermediateSize: 24_000 }) });
     await next.expectOwn(0);
     await next.end();
+  });
+
+  it('does not wait for a trainer that never connects, when it ends or another one asks', async () => {
+    const opening = new AbortController();
+    const aborted = new Promise<never>((_, reject) => {
+      opening.signal.addEventListener('abort', () => reject(opening.signal.reason));
+    });
+    const ours = { device, rank: 0, worldSize: 2, localRank: 0, timeoutSeconds: 60, interface: '127.0.0.1' };
+    let opened: Promise<unknown> = Promise.resolve();
+    const address = await new Promise<Uint8Array>((tell) => {
+      const store = { set: async (_: string, own: Uint8Array) => tell(own), get: () => aborted };
+      opened = openProcessGroup({ ...ours, store, signal: opening.signal });
+    });
+    const { program, url } = await serve();
+    const { policy, expectOwn, end } = trainer(url);
+    const silent = { engine: 'gloo', address: Buffer.from(address).toString('base64'), dtype: 'f32' };
+    const layout = policy.parameters.layout();
+    const meet = (id: string) => ask(url, '/v1/weights/group', { ...silent, id, layout, timeoutSeconds: 60 });
+    expect((await meet('first')).status).toBe(200);
+    await expectOwn(0);
+    // Which of the two has to connect is left to chance.
+    for (let i = 0; i < 10; i++) expect((await meet(`later ${i}`)).status).toBe(200);
+    const begin = performance.now();
+    signal(program, 'SIGTERM');
+    expect(await program.ended).toMatchObject({ code: 0 });
+    expect(performance.now() - begin).toBeLessThan(10_000);
+    opening.abort(new Error('enough'));
+    await expect(opened).rejects.toThrow('enough');
+    await end();
   });
 
   it('follows the trainer that asked last', async () => {
