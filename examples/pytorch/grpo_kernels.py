@@ -71,7 +71,7 @@ class Kernels:
         entry = ctypes.CDLL(str(library)).grpo_cuda_backend
         entry.restype = ctypes.POINTER(Backend)
         self._table = entry().contents
-        if self._table.abi_version != 1 or self._table.struct_size != ctypes.sizeof(Backend):
+        if self._table.abi_version != 2 or self._table.struct_size != ctypes.sizeof(Backend):
             raise RuntimeError(f"{library} has another version of the table than {HEADER}")
         stream = torch.cuda.current_stream(device).cuda_stream if torch.cuda.is_available() else 0
         # Targets are PyTorch's: checking them would wait for the device. One out of range gives NaN.
@@ -144,7 +144,7 @@ class PolicyLoss(torch.autograd.Function):
         kernels.run("policy_loss", log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages, mask=mask,
                     sequence_offsets=sequence_offsets, loss=loss, grad_log_probs=gradient, statistics=statistics,
                     loss_type=LOSS_TYPES.index(loss_type), epsilon=epsilon, epsilon_high=epsilon_high, delta=infinity,
-                    kl_estimator=2, top_entropy_quantile=1, off_policy_mask_threshold=infinity, rollout_cap=infinity)
+                    kl_estimator=2, off_policy_mask_threshold=infinity, rollout_cap=infinity)
         context.save_for_backward(gradient)
         return loss[0]
 

@@ -267,6 +267,13 @@ static inline grpo_status refuse_reward(grpo_context& context, int64_t i, float 
                       check_number(i), reward);
 }
 
+static inline grpo_status check_entropy_threshold(grpo_context& context, const grpo_entropy_threshold_args& args) {
+  if (args.top_entropy_quantile > 0.0 && args.top_entropy_quantile <= 1.0) return GRPO_OK;
+  return context.fail(GRPO_INVALID_ARGUMENT,
+                      "entropyThreshold: expected a topEntropyQuantile above 0 and at most 1 but received %g",
+                      args.top_entropy_quantile);
+}
+
 static inline grpo_status check_policy_loss(grpo_context& context, const grpo_policy_loss_args& args,
                                             int64_t statistic_count) {
   const int64_t tokens = args.log_probs.shape[0], sequences = args.sequence_offsets.shape[0] - 1;
@@ -285,7 +292,7 @@ static inline grpo_status check_policy_loss(grpo_context& context, const grpo_po
     return refuse("rolloutCorrection needs rolloutLogProbs");
   if (args.entropy_coefficient != 0.0 && !(args.entropy.data && args.grad_entropy.data))
     return refuse("entropyCoefficient needs entropy and gradEntropy");
-  if (args.top_entropy_quantile < 1.0 && !args.entropy.data) return refuse("topEntropyQuantile needs entropy");
+  if (args.entropy_threshold.data && !args.entropy.data) return refuse("entropyThreshold needs entropy");
   if (loss_type == GRPO_LOSS_DR_GRPO && !(args.max_completion_length > 0.0))
     return refuse("dr_grpo needs maxCompletionLength");
   if (loss_type == GRPO_LOSS_VESPO && correction > GRPO_CORRECTION_TOKEN_MASK)

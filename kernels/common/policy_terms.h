@@ -15,8 +15,8 @@ struct PolicyOptions {
   bool off_policy_mask;
   double off_policy_threshold;
   bool high_entropy_mask;
-  float entropy_threshold;
-  float grad_entropy;  // of a token that the bonus acts on
+  float entropy_threshold;  // the caller's to set, as is the next
+  float grad_entropy;       // of a token that the bonus acts on
   float sapo_positive, sapo_negative;
   double vespo_k_positive, vespo_lambda_positive, vespo_k_negative, vespo_lambda_negative;
   int correction;
@@ -78,6 +78,11 @@ GRPO_HD SequenceTerms sequence_terms(const SequenceSums& sums, double tokens, fl
   return terms;
 }
 
+// Of the entropy bonus, a mean over the tokens that it acts on: a share of those of the denominator.
+GRPO_HD double scale_of_entropy(double coefficient, double token_denominator, double acted_on) {
+  return acted_on > 0.0 ? -coefficient / (token_denominator * acted_on) : 0.0;
+}
+
 template <class F>
 GRPO_HD Objective<F> objective_of(const PolicyOptions& options, const SequenceTerms& terms, F ratio, F advantage,
                                   F log_prob) {
@@ -118,7 +123,7 @@ static inline PolicyOptions policy_options(const grpo_policy_loss_args& args) {
   o.bias_corrected_kl = args.bias_corrected_kl != 0.0;
   o.off_policy_mask = std::isfinite(args.off_policy_mask_threshold);
   o.off_policy_threshold = args.off_policy_mask_threshold;
-  o.high_entropy_mask = args.top_entropy_quantile < 1.0;
+  o.high_entropy_mask = args.entropy_threshold.data != nullptr;
   o.sapo_positive = number(args.sapo_temperature_positive);
   o.sapo_negative = number(args.sapo_temperature_negative);
   o.vespo_k_positive = args.vespo_k_positive;

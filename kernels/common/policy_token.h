@@ -61,7 +61,8 @@ GRPO_HD TokenLoss<F> token_loss(const PolicyToken<F>& token, const PolicyOptions
   Mask kept = valid;
   if (token.has_entropy) {
     sink.add(kEntropySum, token.entropy);
-    if (options.high_entropy_mask) kept = kept & (token.entropy >= options.entropy_threshold);
+    // An entropy of NaN is kept, so that it is not hidden.
+    if (options.high_entropy_mask) kept = token.entropy < options.entropy_threshold ? Mask{} : kept;
     sink.acted_entropy(kept ? token.entropy : zero);
   }
   sink.count(kHighEntropySum, kept);

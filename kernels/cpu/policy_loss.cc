@@ -5,15 +5,7 @@
 // not depend on where masked tokens stand. Sums of a block are kept in float lanes, joined in double in the order of
 // blocks and then of sequences.
 
-#include "entropy_quantile.h"
 #include "policy_loss_block.h"
-
-int64_t count_active(const int32_t* mask, int64_t begin, int64_t end) {
-  if (!mask) return end - begin;
-  int64_t count = 0;
-  for (int64_t t = begin; t < end; ++t) count += mask[t] != 0;
-  return count;
-}
 
 void add_result(SequenceResult& total, const SequenceResult& part) {
   total.loss += part.loss;
@@ -38,22 +30,18 @@ grpo_status policy_loss(grpo_context& context, const grpo_policy_loss_args& args
       float_data(args.grad_log_probs), float_data(args.grad_entropy)};
   PolicyOptions options = policy_options(args);
 
-  const int64_t active = count_active(mask, 0, tokens);
-  const double token_denominator = args.token_denominator > 0.0 ? args.token_denominator : std::max<double>(active, 1);
+  const double token_denominator = args.token_denominator > 0.0
+                                       ? args.token_denominator
+                                       : std::max<double>(static_cast<double>(count_active(mask, 0, tokens)), 1.0);
   const double sequence_denominator =
       args.sequence_denominator > 0.0 ? args.sequence_denominator : std::max<double>(sequences, 1);
 
-  // The entropy bonus is a mean over the tokens that it acts on. With a high-entropy mask these are fewer than the
-  // denominator's tokens; the call then counts with its share of them.
-  int64_t acted_on = active;
-  if (options.high_entropy_mask && active > 0) {
-    const EntropyQuantile quantile =
-        entropy_quantile(context, inputs.entropy, mask, tokens, active, 1.0 - std::max(args.top_entropy_quantile, 0.0));
-    options.entropy_threshold = quantile.threshold;
-    acted_on = quantile.reached;
+  double acted_on = 1.0;
+  if (options.high_entropy_mask) {
+    options.entropy_threshold = float_data(args.entropy_threshold)[0];
+    acted_on = float_data(args.entropy_threshold)[1];
   }
-  const double entropy_denominator = token_denominator * static_cast<double>(acted_on) / std::max<double>(active, 1);
-  const double entropy_scale = acted_on > 0 ? -args.entropy_coefficient / entropy_denominator : 0.0;
+  const double entropy_scale = scale_of_entropy(args.entropy_coefficient, token_denominator, acted_on);
   options.grad_entropy = static_cast<float>(entropy_scale);
 
   auto* results = static_cast<SequenceResult*>(context.shared_scratch((sequences + 1) * sizeof(SequenceResult)));

@@ -1,11 +1,10 @@
-// policy_loss: one launch, and one before it where something of the whole call must be known first.
+// policy_loss: one launch, and one before it where the call's own active tokens are its denominator.
 //
 // A block takes a sequence. Each of its threads adds up every 128th token in float64, then the threads are joined in a
 // fixed order; the last block to end joins the sequences in order. Masked tokens are skipped.
 
 #include "operations.h"
 // clang-format off
-#include "../common/ordered_bits.h"
 #include "../common/policy_token.h"
 // clang-format on
 
@@ -18,7 +17,7 @@ constexpr int kCallThreads = 512;
 
 // Tensors of a call; those that may be absent are null.
 struct PolicyCall {
-  const float *log_probs, *old_log_probs, *ref_log_probs, *rollout_log_probs, *entropy, *advantages;
+  const float *log_probs, *old_log_probs, *ref_log_probs, *rollout_log_probs, *entropy, *entropy_threshold, *advantages;
   const int32_t *mask, *offsets;
   float *grad_log_probs, *grad_entropy, *loss, *statistics;
   int64_t tokens, sequences;
@@ -26,68 +25,13 @@ struct PolicyCall {
   double token_denominator, sequence_denominator, max_completion_length, entropy_coefficient;
 };
 
-// What is known of all tokens of a call.
-struct CallTotals {
-  long long active;
-  long long acted_on;  // active tokens that reach the threshold
-  float entropy_threshold;
-};
-
 __device__ __forceinline__ bool is_active(const PolicyCall& c, int64_t t) { return !c.mask || c.mask[t] != 0; }
 
-// ---- the whole call ----
-
-// The entropy of rank `rank` (from 0) among the active tokens, eight bits at a time. All threads of the block call it.
-__device__ float entropy_of_rank(const PolicyCall& c, long long rank) {
-  __shared__ unsigned histogram[256];
-  __shared__ uint32_t found;
-  __shared__ long long rest;
-  if (threadIdx.x == 0) {
-    found = 0;
-    rest = rank;
-  }
-  for (int shift = 24; shift >= 0; shift -= 8) {
-    __syncthreads();
-    if (threadIdx.x < 256) histogram[threadIdx.x] = 0;
-    __syncthreads();
-    const uint32_t prefix = found;
-    for (int64_t t = threadIdx.x; t < c.tokens; t += kCallThreads) {
-      const uint32_t bits = ordered_bits(c.entropy[t]);
-      const bool same = shift == 24 || (bits ^ prefix) >> (shift + 8) == 0;
-      if (is_active(c, t) && same) atomicAdd(&histogram[bits >> shift & 255u], 1u);
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      uint32_t bin = 0;
-      for (; bin < 255 && rest >= histogram[bin]; ++bin) rest -= histogram[bin];
-      found = prefix | bin << shift;
-    }
-  }
-  __syncthreads();
-  const float value = from_ordered_bits(found);
-  __syncthreads();
-  return value;
-}
-
-// The quantile of the active tokens' entropies, interpolated linearly between ranks; without `masked` all reach it.
-__global__ void __launch_bounds__(kCallThreads)
-    call_totals_kernel(PolicyCall c, bool masked, double quantile, CallTotals* out) {
+__global__ void __launch_bounds__(kCallThreads) count_active_kernel(PolicyCall c, long long* out) {
   long long active = 0;
   for (int64_t t = threadIdx.x; t < c.tokens; t += kCallThreads) active += is_active(c, t);
   active = block_reduce<kCallThreads, Sum>(active);
-  float threshold = 0.0f;
-  long long reached = active;
-  if (masked && active > 0) {
-    const double position = quantile * static_cast<double>(active - 1);
-    const long long rank = static_cast<long long>(position);
-    const double low = entropy_of_rank(c, rank), high = entropy_of_rank(c, min(rank + 1, active - 1));
-    threshold = static_cast<float>(low + (high - low) * (position - static_cast<double>(rank)));
-    reached = 0;
-    for (int64_t t = threadIdx.x; t < c.tokens; t += kCallThreads)
-      reached += is_active(c, t) && c.entropy[t] >= threshold;
-    reached = block_reduce<kCallThreads, Sum>(reached);
-  }
-  if (threadIdx.x == 0) *out = {active, reached, threshold};
+  if (threadIdx.x == 0) *out = active;
 }
 
 // ---- a sequence ----
@@ -196,25 +140,21 @@ __device__ void join_sequences(const PolicyCall& c, const SequenceResult* result
   }
 }
 
-// `totals` is null when the call's denominators and options need nothing of it. An extra block of a call without
-// sequences only joins.
+// `active` holds the active tokens of the call; it is null when the call brings its token denominator. An extra block
+// of a call without sequences only joins.
 __global__ void __launch_bounds__(kSequenceThreads)
-    policy_loss_kernel(PolicyCall c, PolicyOptions options, const CallTotals* totals, SequenceResult* results,
+    policy_loss_kernel(PolicyCall c, PolicyOptions options, const long long* active, SequenceResult* results,
                        unsigned* counter) {
-  const double active = totals ? static_cast<double>(totals->active) : 0.0;
-  const double token_denominator = c.token_denominator > 0.0 ? c.token_denominator : active < 1.0 ? 1.0 : active;
+  const double token_denominator = !active ? c.token_denominator : *active < 1 ? 1.0 : static_cast<double>(*active);
   const double sequence_denominator = c.sequence_denominator > 0.0 ? c.sequence_denominator
                                       : c.sequences < 1            ? 1.0
                                                                    : static_cast<double>(c.sequences);
-  // The entropy bonus is a mean over the tokens that it acts on. With a high-entropy mask these are fewer than the
-  // denominator's tokens; the call then counts with its share of them.
-  double entropy_scale = 0.0;
-  if (totals) {
-    options.entropy_threshold = totals->entropy_threshold;
-    const double acted_on = static_cast<double>(totals->acted_on);
-    if (acted_on > 0.0)
-      entropy_scale = -c.entropy_coefficient / (token_denominator * acted_on / (active < 1.0 ? 1.0 : active));
+  double acted_on = 1.0;
+  if (options.high_entropy_mask) {
+    options.entropy_threshold = c.entropy_threshold[0];
+    acted_on = c.entropy_threshold[1];
   }
+  const double entropy_scale = scale_of_entropy(c.entropy_coefficient, token_denominator, acted_on);
   options.grad_entropy = static_cast<float>(entropy_scale);
 
   const int64_t b = blockIdx.x;
@@ -268,6 +208,7 @@ grpo_status policy_loss(grpo_context& context, const grpo_policy_loss_args& args
                         float_data(args.ref_log_probs),
                         float_data(args.rollout_log_probs),
                         float_data(args.entropy),
+                        float_data(args.entropy_threshold),
                         float_data(args.advantages),
                         int_data(args.mask),
                         int_data(args.sequence_offsets),
@@ -285,17 +226,14 @@ grpo_status policy_loss(grpo_context& context, const grpo_policy_loss_args& args
   const PolicyOptions options = policy_options(args);
   auto* scratch = static_cast<char*>(context.scratch(256 + (sequences + 1) * sizeof(SequenceResult)));
   if (!scratch) return context.status();
-  CallTotals* totals = nullptr;
-  if (!(args.token_denominator > 0.0) || options.high_entropy_mask || args.entropy_coefficient != 0.0) {
-    totals = reinterpret_cast<CallTotals*>(scratch);
-    const double quantile = 1.0 - std::max(args.top_entropy_quantile, 0.0);
-    if (auto status = launch(context, call_totals_kernel, {dim3(1), dim3(kCallThreads)}, c, options.high_entropy_mask,
-                             quantile, totals))
-      return status;
+  long long* active = nullptr;
+  if (!(args.token_denominator > 0.0)) {
+    active = reinterpret_cast<long long*>(scratch);
+    if (auto status = launch(context, count_active_kernel, {dim3(1), dim3(kCallThreads)}, c, active)) return status;
   }
   return launch(context, policy_loss_kernel,
                 {dim3(static_cast<unsigned>(std::max<int64_t>(sequences, 1))), dim3(kSequenceThreads)}, c, options,
-                totals, reinterpret_cast<SequenceResult*>(scratch + 256), context.counters());
+                active, reinterpret_cast<SequenceResult*>(scratch + 256), context.counters());
 }
 
 }  // namespace grpo_cuda

@@ -19,7 +19,7 @@
 extern "C" {
 #endif
 
-#define GRPO_ABI_VERSION 1u
+#define GRPO_ABI_VERSION 2u
 #define GRPO_MAX_RANK 4
 
 typedef enum grpo_dtype { GRPO_F32 = 0, GRPO_BF16 = 1, GRPO_F16 = 2, GRPO_I32 = 3 } grpo_dtype;
@@ -91,11 +91,12 @@ typedef struct grpo_context grpo_context;
       T(grad_weight) S(temperature) S(softcap) S(workspace_bytes)
 #define GRPO_FIELDS_group_advantages(T, S) \
   T(rewards) T(group_offsets) T(advantages) S(baseline) S(scale) S(epsilon)
+#define GRPO_FIELDS_entropy_threshold(T, S) T(entropy) T(mask) T(threshold) S(top_entropy_quantile)
 #define GRPO_FIELDS_policy_loss(T, S)                                                                             \
-  T(log_probs) T(old_log_probs) T(ref_log_probs) T(rollout_log_probs) T(entropy) T(advantages) T(mask)            \
-      T(sequence_offsets) T(loss) T(grad_log_probs) T(grad_entropy) T(statistics) S(loss_type)                     \
-      S(sequence_level) S(epsilon) S(epsilon_high) S(delta) S(beta) S(kl_estimator) S(bias_corrected_kl)           \
-      S(entropy_coefficient) S(top_entropy_quantile) S(off_policy_mask_threshold) S(sapo_temperature_positive)    \
+  T(log_probs) T(old_log_probs) T(ref_log_probs) T(rollout_log_probs) T(entropy) T(entropy_threshold)             \
+      T(advantages) T(mask) T(sequence_offsets) T(loss) T(grad_log_probs) T(grad_entropy) T(statistics)            \
+      S(loss_type) S(sequence_level) S(epsilon) S(epsilon_high) S(delta) S(beta) S(kl_estimator)                   \
+      S(bias_corrected_kl) S(entropy_coefficient) S(off_policy_mask_threshold) S(sapo_temperature_positive)       \
       S(sapo_temperature_negative) S(vespo_k_positive) S(vespo_lambda_positive) S(vespo_k_negative)               \
       S(vespo_lambda_negative) S(rollout_correction) S(rollout_cap) S(rollout_min) S(rollout_geometric)           \
       S(max_completion_length) S(token_denominator) S(sequence_denominator)
@@ -111,8 +112,8 @@ typedef struct grpo_context grpo_context;
   X(add) X(matmul) X(column_sum) X(embedding) X(embedding_backward) X(rms_norm) X(rms_norm_backward) X(rope)   \
   X(attention) X(attention_backward) X(cached_attention) X(swiglu) X(swiglu_backward) X(sample)                \
   X(token_log_probs) X(token_log_probs_backward) X(token_log_probs_partial) X(token_log_probs_merge)           \
-  X(linear_token_log_probs) X(linear_token_log_probs_backward) X(group_advantages) X(policy_loss)              \
-  X(global_norm) X(adamw)
+  X(linear_token_log_probs) X(linear_token_log_probs_backward) X(group_advantages) X(entropy_threshold)         \
+  X(policy_loss) X(global_norm) X(adamw)
 
 /* clang-format on */
 #define GRPO_TENSOR_FIELD(name) grpo_tensor name;

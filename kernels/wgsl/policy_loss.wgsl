@@ -101,10 +101,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
   count = u32(workgroupUniformLoad(&shared_values)[0]);
   let own_tokens = max(load_totals(0u), 1.0);
   let token_denominator = select(own_tokens, p.tokenDenominator, p.tokenDenominator > 0.0);
-  let acted_on = load_totals(2u);
   let threshold = load_totals(1u);
-  let entropy_denominator = token_denominator * acted_on / own_tokens;
-  let entropy_gradient = select(0.0, -p.entropyCoefficient / entropy_denominator, acted_on > 0.0);
+  let acted_on = load_totals(2u);
+  let entropy_gradient = select(0.0, -p.entropyCoefficient / (token_denominator * acted_on), acted_on > 0.0);
   let scale = loss_scale(count, token_denominator);
   let terms = sequence_terms(begin, count, thread);
 
@@ -130,7 +129,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
     if (flag(p.hasEntropy)) {
       let entropy = value(at, 5u);
       sums[3] += entropy;
-      if (flag(p.highEntropy)) { kept = entropy >= threshold; }
+      if (flag(p.highEntropy)) { kept = !(entropy < threshold); }
       if (kept) { acted_entropy += entropy; }
     }
     if (kept) { sums[9] += 1.0; } else { weight = 0.0; }

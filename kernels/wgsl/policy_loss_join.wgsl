@@ -30,7 +30,7 @@ fn main(@builtin(local_invocation_index) thread: u32) {
       let own_tokens = max(load_totals(0u), 1.0);
       let token_denominator = select(own_tokens, p.tokenDenominator, p.tokenDenominator > 0.0);
       let acted_on = load_totals(2u);
-      if (acted_on > 0.0) { loss -= p.entropyCoefficient * joined[1] / (token_denominator * acted_on / own_tokens); }
+      if (acted_on > 0.0) { loss -= p.entropyCoefficient * joined[1] / (token_denominator * acted_on); }
     }
     store_loss(0u, loss);
   }

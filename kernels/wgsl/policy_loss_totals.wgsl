@@ -1,90 +1,18 @@
 // The second pass of policyLoss: one workgroup. totals = (active tokens, the entropy that the high-entropy mask keeps
-// from, active tokens that reach it). The threshold is a quantile of the active tokens' entropies, interpolated linearly
-// between two ranks, found a byte of the ordered bits at a time.
+// from, the share of tokens that reach it).
 
 const THREADS = 256u;
-var<workgroup> bins: array<atomic<u32>, THREADS>;
 var<workgroup> shared_total: atomic<u32>;
-var<workgroup> shared_rank: u32;
-var<workgroup> shared_key: u32;
-
-fn ordered(x: f32) -> u32 {
-  let bits = bitcast<u32>(x);
-  return select(bits | 0x80000000u, ~bits, (bits >> 31u) != 0u);
-}
-
-fn from_ordered(key: u32) -> f32 { return bitcast<f32>(select(~key, key & 0x7fffffffu, (key >> 31u) != 0u)); }
-
-fn counts(t: u32) -> bool {
-  if (HAS_MASK) { return load_mask(t) != 0; }
-  return true;
-}
-
-// The value of a rank among the active tokens' entropies.
-fn value_of_rank(rank: u32, thread: u32) -> f32 {
-  if (thread == 0u) {
-    shared_rank = rank;
-    shared_key = 0u;
-  }
-  for (var byte = 0u; byte < 4u; byte++) {
-    let shift = 24u - 8u * byte;
-    atomicStore(&bins[thread], 0u);
-    workgroupBarrier();
-    let key = workgroupUniformLoad(&shared_key);
-    for (var t = thread; t < p.tokens; t += THREADS) {
-      if (!counts(t)) { continue; }
-      let bits = ordered(load_entropy(t));
-      if (byte == 0u || (bits >> (shift + 8u)) == (key >> (shift + 8u))) { atomicAdd(&bins[(bits >> shift) & 0xffu], 1u); }
-    }
-    workgroupBarrier();
-    if (thread == 0u) {
-      var left = shared_rank;
-      var bin = 0u;
-      loop {
-        let size = atomicLoad(&bins[bin]);
-        if (left < size || bin == 255u) { break; }
-        left -= size;
-        bin++;
-      }
-      shared_rank = left;
-      shared_key = key | (bin << shift);
-    }
-    workgroupBarrier();
-  }
-  return from_ordered(workgroupUniformLoad(&shared_key));
-}
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(local_invocation_index) thread: u32) {
   var own = 0u;
-  if (thread == 0u) { atomicStore(&shared_total, 0u); }
-  workgroupBarrier();
-  for (var t = thread; t < p.tokens; t += THREADS) { own += select(0u, 1u, counts(t)); }
+  for (var b = thread; b < p.sequences; b += THREADS) { own += u32(load_order(p.tokens + b)); }
   atomicAdd(&shared_total, own);
   workgroupBarrier();
-  let active_ = atomicLoad(&shared_total);
-  workgroupBarrier();
-  var threshold = 0.0;
-  var reached = active_;
-  if (HIGH_ENTROPY) {
-    let position = p.quantile * f32(max(active_, 1u) - 1u);
-    let rank = min(u32(position), max(active_, 1u) - 1u);
-    let low = value_of_rank(rank, thread);
-    let high = value_of_rank(min(rank + 1u, max(active_, 1u) - 1u), thread);
-    threshold = low + (high - low) * (position - f32(rank));
-    if (thread == 0u) { atomicStore(&shared_total, 0u); }
-    workgroupBarrier();
-    var reaching = 0u;
-    for (var t = thread; t < p.tokens; t += THREADS) {
-      if (counts(t) && load_entropy(t) >= threshold) { reaching++; }
-    }
-    atomicAdd(&shared_total, reaching);
-    workgroupBarrier();
-    reached = atomicLoad(&shared_total);
-  }
   if (thread == 0u) {
-    store_totals(0u, f32(active_));
-    store_totals(1u, threshold);
-    store_totals(2u, f32(reached));
+    store_totals(0u, f32(atomicLoad(&shared_total)));
+    store_totals(1u, select(0.0, load_threshold(0u), HAS_THRESHOLD));
+    store_totals(2u, select(1.0, load_threshold(1u), HAS_THRESHOLD));
   }
 }

@@ -217,9 +217,17 @@ export const operations = {
     'epsilon',
   ]),
   /**
+   * Section 4. threshold[0]: the entropy from which on the share `topEntropyQuantile` (above 0, at most 1) of the active
+   * tokens lie; threshold[1]: the share that does reach it, ties included. Both 0 without an active token.
+   */
+  entropyThreshold: op({ entropy: 'in f32 [N]', mask: 'in? i32 [N]', threshold: 'out f32 [2]' }, [
+    'topEntropyQuantile',
+  ]),
+  /**
    * Section 4. L is B (an advantage a sequence) or N (a token). `mask` is 0 or 1 a token, all 1 when absent. Scalars
-   * that switch off at a natural value: delta, rolloutCap, offPolicyMaskThreshold at Infinity, topEntropyQuantile at 1,
-   * rolloutMin, beta, entropyCoefficient at 0. Denominators of 0 mean "count this call's own".
+   * that switch off at a natural value: delta, rolloutCap, offPolicyMaskThreshold at Infinity, rolloutMin, beta,
+   * entropyCoefficient at 0. Denominators of 0 mean "count this call's own". `entropyThreshold` is what the operation of
+   * that name wrote, for this call's tokens or for more; without it all tokens are acted on.
    * `statistics` are sums, maxima and minima, laid out in src/kernels/policy-statistics.ts, so that calls can be added up.
    */
   policyLoss: op(
@@ -229,6 +237,7 @@ export const operations = {
       refLogProbs: 'in? f32 [N]',
       rolloutLogProbs: 'in? f32 [N]',
       entropy: 'in? f32 [N]',
+      entropyThreshold: 'in? f32 [2]',
       advantages: 'in f32 [L]',
       mask: 'in? i32 [N]',
       sequenceOffsets: 'in i32 [B+1]',
@@ -247,7 +256,6 @@ export const operations = {
       'klEstimator',
       'biasCorrectedKl',
       'entropyCoefficient',
-      'topEntropyQuantile',
       'offPolicyMaskThreshold',
       'sapoTemperaturePositive',
       'sapoTemperatureNegative',

@@ -23,6 +23,13 @@ export function requireNonNegative(name: string, value: number): number {
   return value;
 }
 
+export function requireShare(name: string, value: number): number {
+  if (!(typeof value === 'number' && value > 0 && value <= 1)) {
+    throw new InvalidArgumentError(name, 'a share above 0 and at most 1', value);
+  }
+  return value;
+}
+
 export function requireFinite(name: string, value: number): number {
   if (!(typeof value === 'number' && Number.isFinite(value))) {
     throw new InvalidArgumentError(name, 'a finite number', value);

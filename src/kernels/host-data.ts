@@ -44,6 +44,11 @@ export function checkOffsets(name: string, offsets: Tensor | HostNumbers, total:
   if (offsets[last] !== total) throw new InvalidArgumentError(`${name}[${last}]`, String(total), offsets[last]);
 }
 
+/** Masks of host data are 0 or 1. */
+export function checkMask(name: string, mask: Tensor | HostNumbers | null | undefined): void {
+  if (isHostData(mask)) checkEach(name, mask, '0 or 1', (m) => m === 0 || m === 1);
+}
+
 /** Throws for the first element that fails `isGood`. */
 export function checkEach(
   name: string,

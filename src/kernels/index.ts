@@ -1,4 +1,5 @@
 export * from './advantages.js';
+export * from './entropy-threshold.js';
 export * from './log-probs.js';
 export * from './policy-loss.js';
 export * from './policy-statistics.js';

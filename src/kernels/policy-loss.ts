@@ -6,9 +6,11 @@ import {
   requireFinite,
   requireNonNegative,
   requirePositive,
+  requireShare,
   requireTensor,
 } from './checks.js';
-import { checkEach, checkOffsets, type HostNumbers, isHostData, vector } from './host-data.js';
+import { entropyThreshold } from './entropy-threshold.js';
+import { checkMask, checkOffsets, type HostNumbers, isHostData, vector } from './host-data.js';
 import {
   mergePolicyStatistics,
   policyMetrics,
@@ -42,6 +44,11 @@ export interface PolicyLossInputs {
   rolloutLogProbs?: Tensor | HostNumbers | null;
   /** [N] f32: entropies of the policy. Needed for the entropy bonus and the high-entropy mask. */
   entropy?: Tensor | HostNumbers | null;
+  /**
+   * [2] f32 from `entropyThreshold`: the objective acts on tokens of at least this entropy. In place of the option
+   * `topEntropyQuantile`, where the share is one of the tokens of several calls.
+   */
+  entropyThreshold?: Tensor | null;
   /** [B], one a sequence, or [N], one a token. When B = N they are taken as those of sequences. */
   advantages: Tensor | HostNumbers;
   /** [N] i32, 1 for tokens that count and 0 for those that do not, whatever their other values. Left out: all count. */
@@ -115,7 +122,7 @@ export interface PolicyLoss {
  */
 export function policyLoss(inputs: PolicyLossInputs, options: PolicyLossOptions = {}): PolicyLoss {
   refuseUnknown('policyLoss: inputs', inputs, inputKeys);
-  const scalars = checkOptions(inputs, options);
+  const { topEntropyQuantile, ...scalars } = checkOptions(inputs, options);
   const { device, size: count } = requireTensor('policyLoss: logProbs', inputs.logProbs, 1);
   checkHostInputs(inputs, count);
   const temporary = new Scope();
@@ -125,6 +132,11 @@ export function policyLoss(inputs: PolicyLossInputs, options: PolicyLossOptions 
       const value = inputs[key];
       return value ? vector(temporary, device, `policyLoss: ${key}`, value, dtype) : null;
     };
+    const [entropy, mask] = [give('entropy', 'f32'), give('mask', 'i32')];
+    const threshold =
+      topEntropyQuantile < 1
+        ? temporary.track(entropyThreshold(entropy!, { mask, topEntropyQuantile }))
+        : (inputs.entropyThreshold ?? null);
     const loss = results.track(device.empty([1]));
     const gradLogProbs = results.track(device.empty([count]));
     const gradEntropy = scalars.entropyCoefficient !== 0 ? results.track(device.empty([count])) : null;
@@ -134,9 +146,10 @@ export function policyLoss(inputs: PolicyLossInputs, options: PolicyLossOptions 
       oldLogProbs: give('oldLogProbs', 'f32'),
       refLogProbs: give('refLogProbs', 'f32'),
       rolloutLogProbs: give('rolloutLogProbs', 'f32'),
-      entropy: give('entropy', 'f32'),
+      entropy,
+      entropyThreshold: threshold,
       advantages: give('advantages', 'f32')!,
-      mask: give('mask', 'i32'),
+      mask,
       sequenceOffsets: give('sequenceOffsets', 'i32')!,
       loss,
       gradLogProbs,
@@ -150,7 +163,7 @@ export function policyLoss(inputs: PolicyLossInputs, options: PolicyLossOptions 
       kl: Boolean(inputs.refLogProbs),
       entropy: Boolean(inputs.entropy),
       offPolicyMask: scalars.offPolicyMaskThreshold !== Infinity,
-      highEntropyMask: scalars.topEntropyQuantile < 1,
+      highEntropyMask: threshold !== null,
       phi: lossType === 'vespo',
       rollout: Boolean(inputs.rolloutLogProbs),
     };
@@ -179,6 +192,7 @@ const inputKeys = [
   'refLogProbs',
   'rolloutLogProbs',
   'entropy',
+  'entropyThreshold',
   'advantages',
   'mask',
   'sequenceOffsets',
@@ -204,7 +218,7 @@ const optionKeys = [
 
 function checkHostInputs(inputs: PolicyLossInputs, count: number): void {
   checkOffsets('policyLoss: sequenceOffsets', inputs.sequenceOffsets, count);
-  if (isHostData(inputs.mask)) checkEach('policyLoss: mask', inputs.mask, '0 or 1', (m) => m === 0 || m === 1);
+  checkMask('policyLoss: mask', inputs.mask);
   const offsets = inputs.sequenceOffsets;
   const sequences = (isHostData(offsets) ? offsets.length : offsets.size) - 1;
   const { advantages } = inputs;
@@ -215,7 +229,7 @@ function checkHostInputs(inputs: PolicyLossInputs, count: number): void {
   }
 }
 
-/** The scalars of the operation, from options that fit each other and the inputs. */
+/** The scalars of the operation and topEntropyQuantile, from options that fit each other and the inputs. */
 function checkOptions(inputs: PolicyLossInputs, options: PolicyLossOptions) {
   refuseUnknown('policyLoss: options', options, optionKeys);
   const name = (key: string) => `policyLoss: ${key}`;
@@ -242,9 +256,14 @@ function checkOptions(inputs: PolicyLossInputs, options: PolicyLossOptions) {
   };
   if (beta !== 0) needs('beta', 'refLogProbs');
   if (entropyCoefficient !== 0) needs('entropyCoefficient', 'entropy');
+  requireShare(name('topEntropyQuantile'), topEntropyQuantile);
   if (topEntropyQuantile !== 1) needs('topEntropyQuantile', 'entropy');
-  if (!(topEntropyQuantile > 0 && topEntropyQuantile <= 1)) {
-    throw new InvalidArgumentError(name('topEntropyQuantile'), 'a share above 0 and at most 1', topEntropyQuantile);
+  if (inputs.entropyThreshold) {
+    requireTensor(name('entropyThreshold'), inputs.entropyThreshold, 1);
+    needs('entropyThreshold', 'entropy');
+    if (topEntropyQuantile !== 1) {
+      throw new InvalidArgumentError(name('topEntropyQuantile'), '1 beside entropyThreshold', topEntropyQuantile);
+    }
   }
   if (lossType === 'cispo' && options.epsilonHigh === undefined) {
     throw new InvalidArgumentError(name('epsilonHigh'), 'the cap of the ratio, which cispo needs,', undefined);

@@ -9,10 +9,11 @@ import {
   policyLoss,
   readPolicyMetrics,
 } from '../../src/kernels/policy-loss.js';
+import { mergePolicyStatistics, policyMetrics } from '../../src/kernels/policy-statistics.js';
 import type { Device } from '../../src/tensor.js';
 import { testDevices } from '../devices.js';
 import { randomNumbers, relativeError } from '../reference/compare.js';
-import { type ReferenceTokens, referencePolicyLoss } from '../reference/policy-loss.js';
+import { type ReferenceTokens, referenceEntropyThreshold, referencePolicyLoss } from '../reference/policy-loss.js';
 
 type Data = ReferenceTokens;
 
@@ -34,7 +35,8 @@ const tolerance = 2e-6;
 
 async function run(device: Device, { logProbs, ...rest }: Data, options: PolicyLossOptions) {
   const lp = device.tensor(logProbs, [logProbs.length]);
-  const result = policyLoss({ logProbs: lp, ...rest } as PolicyLossInputs, options);
+  const threshold = rest.entropyThreshold ? device.tensor(rest.entropyThreshold, [2]) : null;
+  const result = policyLoss({ logProbs: lp, ...rest, entropyThreshold: threshold } as PolicyLossInputs, options);
   const read = {
     loss: ((await result.loss.read()) as Float32Array)[0]!,
     gradLogProbs: (await result.gradLogProbs.read()) as Float32Array,
@@ -43,12 +45,13 @@ async function run(device: Device, { logProbs, ...rest }: Data, options: PolicyL
     statistics: await result.statistics.read(),
   };
   result.dispose();
+  threshold?.dispose();
   lp.dispose();
   return read;
 }
 
 /** Ragged sequences, an empty one among them, some tokens masked; float32 numbers. */
-function randomData(seed: number, lengths = [4, 0, 9, 1, 6], spread = 0.3): Required<Data> {
+function randomData(seed: number, lengths = [4, 0, 9, 1, 6], spread = 0.3): Required<Omit<Data, 'entropyThreshold'>> {
   const next = randomNumbers(seed);
   const count = lengths.reduce((sum, length) => sum + length, 0);
   const list = (n: number, f: () => number) => Array.from({ length: n }, () => Math.fround(f()));
@@ -224,6 +227,38 @@ describe.each(devices)('$name', ({ open }) => {
         const gradients = results.flatMap((result) => [...result.gradLogProbs]);
         expect(relativeError(gradients, whole.gradLogProbs)).toBeLessThan(1e-7);
         expect(results.reduce((sum, { loss }) => sum + loss, 0)).toBeCloseTo(whole.loss, 6);
+      }
+    });
+
+    test('with a share of the tokens of highest entropy too, when the micro-batches share its threshold', async () => {
+      const all = randomData(23, [5, 3, 8, 2, 6]);
+      const active = all.mask.flatMap((m, t) => (m ? all.entropy[t]! : []));
+      const cuts = [slice(all, 0, 1), slice(all, 1, 4), slice(all, 4, 5)];
+      for (const kind of everyKind) {
+        const denominators = { tokens: active.length, sequences: 5 };
+        const options = { ...kind, beta: 0.1, entropyCoefficient: 0.02, denominators };
+        const share = { topEntropyQuantile: 0.35 };
+        const whole = await run(device, all, { ...options, ...share });
+        const entropyThreshold = referenceEntropyThreshold(active, 0.35);
+        const results: Awaited<ReturnType<typeof run>>[] = [];
+        for (const cut of cuts) {
+          const part = { ...cut, entropyThreshold };
+          results.push(await run(device, part, options));
+          expectClose(results.at(-1)!, referencePolicyLoss(part, options));
+        }
+        const joined = (of: typeof results, key: 'gradLogProbs' | 'gradEntropy') => of.flatMap((r) => [...r[key]!]);
+        expect(relativeError(joined(results, 'gradLogProbs'), whole.gradLogProbs)).toBeLessThan(2e-7);
+        expect(relativeError(joined(results, 'gradEntropy'), whole.gradEntropy!)).toBeLessThan(2e-7);
+        expect(results.reduce((sum, { loss }) => sum + loss, 0)).toBeCloseTo(whole.loss, 6);
+        const merged = policyMetrics(mergePolicyStatistics(results.map((r) => r.statistics)), {
+          ...{ clipping: true, kl: true, entropy: true, offPolicyMask: false, highEntropyMask: true, phi: false },
+          rollout: false,
+        });
+        expect(merged.high_entropy_kept).toBeCloseTo(whole.metrics.high_entropy_kept!, 6);
+        // Each with the share of its own tokens is another loss.
+        const own = [];
+        for (const cut of cuts) own.push(await run(device, cut, { ...options, ...share }));
+        expect(relativeError(joined(own, 'gradLogProbs'), whole.gradLogProbs)).toBeGreaterThan(1e-2);
       }
     });
 
@@ -506,6 +541,17 @@ describe.each(devices)('$name', ({ open }) => {
       expect([...gradLogProbs].map((x) => x !== 0)).toEqual([0, 1, 2, 3, 4, 5, 5, 5, 8, 9].map((h) => h >= 5));
       expect([...gradEntropy!].map((x) => x === 0)).toEqual([0, 1, 2, 3, 4, 5, 5, 5, 8, 9].map((h) => h < 5));
       expect(gradEntropy![9]).toBeCloseTo(-1 / 5, 6);
+    });
+
+    test('the high-entropy mask keeps a token whose entropy is no number, rather than hide it', async () => {
+      const inputs = { ...randomData(61, [4]), mask: undefined, advantages: [1] };
+      const broken = { ...inputs, entropy: [1, 2, Number.NaN, 4], entropyThreshold: [3, 0.5] };
+      const { gradLogProbs, metrics } = await run(device, broken, { epsilon: 10 });
+      expect([...gradLogProbs].map((x) => x !== 0)).toEqual([false, false, true, true]);
+      expect(metrics.high_entropy_kept).toBeCloseTo(0.5, 6);
+      // A threshold that such an entropy made is none.
+      const all = await run(device, { ...broken, entropyThreshold: [Number.NaN, 1] }, { epsilon: 10 });
+      expect([...all.gradLogProbs].every((x) => x !== 0)).toBe(true);
     });
   });
 });

@@ -11,6 +11,8 @@ export interface ReferenceTokens {
   refLogProbs?: readonly number[];
   rolloutLogProbs?: readonly number[];
   entropy?: readonly number[];
+  /** As `referenceEntropyThreshold` gives it, of more tokens than these. */
+  entropyThreshold?: readonly number[];
   /** One a sequence or one a token. */
   advantages: readonly number[];
   mask?: readonly number[];
@@ -52,7 +54,8 @@ function lossAt(tokens: ReferenceTokens, fixed: ReferenceTokens, options: Policy
   const { lossType = 'dapo', beta = 0, entropyCoefficient = 0 } = options;
   const sequences = split(tokens);
   const active = sequences.flatMap((sequence) => sequence.tokens);
-  const highEntropy = highEntropyTokens(fixed, active, options.topEntropyQuantile ?? 1);
+  const [threshold, share] = thresholdOf(fixed, active, options.topEntropyQuantile ?? 1);
+  const highEntropy = new Set(active.filter((t) => threshold === null || !(fixed.entropy![t]! < threshold)));
   const tokenCount = options.denominators?.tokens ?? Math.max(active.length, 1);
   const sequenceCount = options.denominators?.sequences ?? Math.max(sequences.length, 1);
   let total = 0;
@@ -75,10 +78,8 @@ function lossAt(tokens: ReferenceTokens, fixed: ReferenceTokens, options: Policy
     else if (lossType === 'luspo') total += sum / sequenceCount;
     else total += sum / tokenCount;
   }
-  const acted = active.filter((t) => highEntropy.has(t));
-  if (entropyCoefficient !== 0 && acted.length > 0) {
-    const denominator = (tokenCount * acted.length) / active.length;
-    total -= (entropyCoefficient * sumOf(acted.map((t) => tokens.entropy![t]!))) / denominator;
+  if (entropyCoefficient !== 0 && share > 0) {
+    total -= (entropyCoefficient * sumOf([...highEntropy].map((t) => tokens.entropy![t]!))) / (tokenCount * share);
   }
   return total;
 }
@@ -168,14 +169,25 @@ function offPolicyMask(sequence: Sequence, fixed: ReferenceTokens, options: Poli
   return (t) => near || sequence.advantage(t) >= 0;
 }
 
-function highEntropyTokens(fixed: ReferenceTokens, active: number[], quantile: number): Set<number> {
-  if (quantile >= 1 || active.length === 0) return new Set(active);
-  const sorted = active.map((t) => fixed.entropy![t]!).sort((a, b) => a - b);
-  const position = (1 - quantile) * (sorted.length - 1);
+/** Null: every token is acted on. */
+function thresholdOf(fixed: ReferenceTokens, active: number[], quantile: number): [number | null, number] {
+  if (fixed.entropyThreshold) return [fixed.entropyThreshold[0]!, fixed.entropyThreshold[1]!];
+  if (quantile >= 1) return [null, 1];
+  return referenceEntropyThreshold(
+    active.map((t) => fixed.entropy![t]!),
+    quantile,
+  );
+}
+
+/** Of the entropies of active tokens: the threshold, and the share of them that reaches it. */
+export function referenceEntropyThreshold(entropies: readonly number[], share: number): [number, number] {
+  if (entropies.length === 0) return [0, 0];
+  const sorted = entropies.toSorted((a, b) => a - b);
+  const position = (1 - share) * (sorted.length - 1);
   const low = sorted[Math.floor(position)]!;
   const high = sorted[Math.ceil(position)]!;
   const threshold = low + (high - low) * (position - Math.floor(position));
-  return new Set(active.filter((t) => fixed.entropy![t]! >= threshold));
+  return [threshold, sorted.filter((x) => x >= threshold).length / sorted.length];
 }
 
 function correctionWeights(

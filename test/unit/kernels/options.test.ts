@@ -5,6 +5,8 @@ import { InvalidArgumentError } from '../../../src/errors.js';
 import {
   advantageBaselines,
   advantageScales,
+  type EntropyThresholdOptions,
+  entropyThreshold,
   groupAdvantages,
   klEstimators,
   linearTokenLogProbs,
@@ -115,6 +117,19 @@ describe('groupAdvantages refuses', () => {
   });
 });
 
+test('entropyThreshold refuses what is no share, no mask and no device', () => {
+  const options = { device, topEntropyQuantile: 0.5 };
+  for (const share of [0, -1, 1.5, Number.NaN, '0.5' as unknown as number]) {
+    expectRefused(() => entropyThreshold([1], { device, topEntropyQuantile: share }), /share .* topEntropyQuantile/);
+  }
+  expectRefused(() => entropyThreshold([1], {} as EntropyThresholdOptions), /topEntropyQuantile/);
+  expectRefused(() => entropyThreshold([1], { topEntropyQuantile: 0.5 }), /device/);
+  expectRefused(() => entropyThreshold([1, 2], { ...options, mask: [0, 2] }), /0 or 1 for entropyThreshold: mask\[1\]/);
+  expectRefused(() => entropyThreshold([1, 2], { ...options, mask: [0] }), /mask/);
+  expectRefused(() => entropyThreshold(logits, options), /entropy/);
+  expectRefused(() => entropyThreshold([1], { ...options, quantile: 1 } as EntropyThresholdOptions), /quantile/);
+});
+
 describe('policyLoss refuses', () => {
   const three = [0, 0, 0];
   const inputs = (extra: Partial<PolicyLossInputs> = {}): PolicyLossInputs => ({
@@ -167,6 +182,17 @@ describe('policyLoss refuses', () => {
   ])('%o', (extra, message) => {
     expectRefused(() => policyLoss(inputs(extra)), message);
   });
+});
+
+test('policyLoss refuses a threshold that is none, without entropy, or beside a share', () => {
+  const threshold = device.zeros([2]);
+  const inputs = { logProbs, advantages: [1], sequenceOffsets: [0, 3], entropyThreshold: threshold };
+  const entropy = [1, 2, 3];
+  expectRefused(() => policyLoss(inputs), /entropyThreshold needs, for policyLoss: entropy/);
+  expectRefused(() => policyLoss({ ...inputs, entropyThreshold: logProbs, entropy }), /shape \[2\]/);
+  expectRefused(() => policyLoss({ ...inputs, entropyThreshold: 3 as unknown as Tensor, entropy }), /a tensor/);
+  expectRefused(() => policyLoss({ ...inputs, entropy }, { topEntropyQuantile: 0.5 }), /1 beside entropyThreshold/);
+  threshold.dispose();
 });
 
 describe('lists that the C API repeats', () => {

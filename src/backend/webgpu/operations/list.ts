@@ -1,6 +1,7 @@
 import type { OperationName } from '../../backend.js';
 import { groupAdvantages } from './advantages.js';
 import type { Arguments, Kernels } from './dispatch.js';
+import { entropyThreshold } from './entropy-threshold.js';
 import { decoderOperations } from './index.js';
 import { linearTokenLogProbs, linearTokenLogProbsBackward } from './linear-log-probs.js';
 import * as logProbs from './log-probs.js';
@@ -19,5 +20,6 @@ export const webgpuOperations: {
   linearTokenLogProbs,
   linearTokenLogProbsBackward,
   groupAdvantages,
+  entropyThreshold,
   policyLoss,
 };

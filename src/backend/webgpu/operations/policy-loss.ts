@@ -15,7 +15,8 @@ const resultCount = policyStatisticCount + 2;
 
 /** A binding is scarce: what a token's loss reads is packed first, then each sequence is worked on, then all are joined. */
 export function policyLoss(kernels: Kernels, args: Arguments<'policyLoss'>): void {
-  const { logProbs, oldLogProbs, refLogProbs, rolloutLogProbs, entropy, advantages, mask, gradEntropy } = args;
+  const { logProbs, oldLogProbs, refLogProbs, rolloutLogProbs, entropy, entropyThreshold } = args;
+  const { advantages, mask, gradEntropy } = args;
   const offsets = args.sequenceOffsets;
   const tokens = logProbs.shape[0]!;
   const sequences = offsets.shape[0]! - 1;
@@ -37,12 +38,11 @@ export function policyLoss(kernels: Kernels, args: Arguments<'policyLoss'>): voi
     writes: ['order', 'gradLogProbs', 'gradEntropy'],
     workgroups: sequences,
   });
-  const highEntropy = args.topEntropyQuantile < 1;
   kernels.dispatch({
     sources: ['policy_loss_totals'],
-    constants: { HAS_MASK: mask != null, HIGH_ENTROPY: highEntropy },
-    parameters: { u32: { tokens }, f32: { quantile: 1 - Math.max(args.topEntropyQuantile, 0) } },
-    tensors: { totals, entropy: entropy ?? logProbs, mask: mask ?? 'no i32' },
+    constants: { HAS_THRESHOLD: entropyThreshold != null },
+    parameters: { u32: sizes },
+    tensors: { totals, order, ...optional({ threshold: entropyThreshold }) },
     writes: ['totals'],
     workgroups: 1,
   });
@@ -88,7 +88,7 @@ export function policyLoss(kernels: Kernels, args: Arguments<'policyLoss'>): voi
           hasHigh: bounded || args.lossType === lossTypes.cispo,
           biasCorrectedKl: args.biasCorrectedKl !== 0,
           offPolicyMask: Number.isFinite(args.offPolicyMaskThreshold),
-          highEntropy,
+          highEntropy: entropyThreshold != null,
           geometric: args.rolloutGeometric !== 0,
           hasEntropy: entropy != null,
           hasReference: refLogProbs != null,
@@ -153,7 +153,7 @@ function checkPolicyLoss(args: Arguments<'policyLoss'>, tokens: number, sequence
   if (args.entropyCoefficient !== 0 && !(args.entropy && args.gradEntropy)) {
     refuse('entropyCoefficient needs entropy and gradEntropy');
   }
-  if (args.topEntropyQuantile < 1 && !args.entropy) refuse('topEntropyQuantile needs entropy');
+  if (args.entropyThreshold && !args.entropy) refuse('entropyThreshold needs entropy');
   if (lossType === lossTypes.dr_grpo && !(args.maxCompletionLength > 0)) refuse('dr_grpo needs maxCompletionLength');
   if (lossType === lossTypes.vespo && correction > tokenMask) {
     refuse('vespo takes a rolloutCorrection of tokens only');
