@@ -285,23 +285,23 @@ const tensorNames = Object.fromEntries(
   Object.entries(operations).map(([name, { tensors }]) => [name, Object.keys(tensors)]),
 ) as Record<OperationName, string[]>;
 
-/** Disposes of everything it was told to track, unless kept. */
+/** Disposes of everything it was told to track, tensors above all, unless kept. */
 export class Scope {
-  readonly #tracked = new Set<Tensor>();
+  readonly #tracked = new Set<{ dispose(): void }>();
 
-  track<T extends Tensor>(tensor: T): T {
-    this.#tracked.add(tensor);
-    return tensor;
+  track<T extends { dispose(): void }>(item: T): T {
+    this.#tracked.add(item);
+    return item;
   }
 
-  /** Takes a tensor out of the scope: the caller disposes of it. */
-  keep<T extends Tensor>(tensor: T): T {
-    this.#tracked.delete(tensor);
-    return tensor;
+  /** Takes something out of the scope: the caller disposes of it. */
+  keep<T extends { dispose(): void }>(item: T): T {
+    this.#tracked.delete(item);
+    return item;
   }
 
   dispose(): void {
-    for (const tensor of this.#tracked) tensor.dispose();
+    for (const item of this.#tracked) item.dispose();
     this.#tracked.clear();
   }
 

@@ -134,7 +134,7 @@ const lossOptions = {
   topEntropyQuantile: share
     .gt(0)
     .default(1)
-    .describe('Only this share of the tokens of a micro-batch, those with the highest entropy, get a policy gradient'),
+    .describe('Only this share of the tokens of an update, those with the highest entropy, get a policy gradient'),
   entropyCoefficient: finite.default(0).describe('Weight of the entropy bonus'),
   offPolicyMaskThreshold: finite
     .positive()

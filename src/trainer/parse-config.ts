@@ -53,7 +53,6 @@ export function parseGRPOConfig(raw: unknown, source?: string, { generates = tru
     ...(generates ? generationProblems(config, worldSize) : []),
     ...lossProblems(config),
     ...optionsWithoutEffect(config),
-    ...rankProblems(config, worldSize),
     ...runProblems(config),
   ];
   if (problems.length > 0) throw new ConfigError(source ?? 'config', problems);
@@ -115,13 +114,6 @@ function* lossProblems(c: GRPOConfig): Generator<string> {
   }
   if (c.rolloutCorrectionGeometric && !c.rolloutCorrection?.startsWith('sequence')) {
     yield 'rolloutCorrectionGeometric: needs rolloutCorrection sequence-truncate or sequence-mask';
-  }
-}
-
-/** What would depend on how a batch is cut. */
-function* rankProblems(c: GRPOConfig, worldSize: number): Generator<string> {
-  if (worldSize > 1 && c.topEntropyQuantile < 1) {
-    yield `topEntropyQuantile: must be 1 on more than one rank, since it is taken over a micro-batch, got ${c.topEntropyQuantile}`;
   }
 }
 

@@ -1,12 +1,13 @@
 import type { ProcessGroup } from '../distributed/process-group.js';
-import { type PolicyLoss, type PolicyLossOptions, policyLoss } from '../kernels/policy-loss.js';
+import { type PolicyLoss, type PolicyLossInputs, type PolicyLossOptions, policyLoss } from '../kernels/policy-loss.js';
 import { mergePolicyStatistics, policyMetrics, type ReportedMetrics } from '../kernels/policy-statistics.js';
 import type { CausalLM } from '../models/causal-lm.js';
-import type { TokenScores } from '../models/token-scores.js';
+import type { ScoreOptions, TokenScores } from '../models/token-scores.js';
 import { Scope, type Tensor } from '../tensor.js';
 import { microBatches, tokenShare } from './balance.js';
 import type { Cloning } from './cloning.js';
 import type { GRPOConfig } from './config.js';
+import { highEntropyThreshold, type ScoredAhead } from './high-entropy.js';
 import type { AdamW } from './optimizer.js';
 import { numbersFromJson, numbersToJson, togetherOrNot } from './ranks.js';
 import { lossMask, type Rollout, takesPart } from './rollout.js';
@@ -52,8 +53,9 @@ interface RankResult {
  * One optimiser update. Every rollout has its advantage; `batches` has those of all ranks. Each rank works on a share of
  * about as many tokens as any other, `perDeviceTrainBatchSize` sequences at once; all divide by the tokens and sequences
  * of the whole update, so that its gradient does not depend on how it was cut (but for lossType bnpo, which is defined by
- * `batches`, and topEntropyQuantile, which is taken over what runs at once). With `cloning` the cross-entropy of its next
- * demonstrations is added. Everything is queued first; the values are read once, at the end, and are those of all ranks.
+ * `batches`). With topEntropyQuantile all but the first micro-batch run forward twice, since their entropies decide on the
+ * losses of all. With `cloning` the cross-entropy of its next demonstrations is added. Everything is queued first; the
+ * values are read once, at the end, and are those of all ranks.
  */
 export async function updatePolicy(
   parts: UpdateParts,
@@ -65,14 +67,7 @@ export async function updatePolicy(
   const clones = cloning?.next() ?? [];
   try {
     const cut = (rank: number) => cutIntoMicroBatches(batches, config, rank, group.worldSize);
-    const own = cut(group.rank);
-    const losses = optimizer.backwardEach(
-      own,
-      (rank) => cut(rank).length,
-      ({ rollouts, denominators }, onGradients) =>
-        backward(parts, rollouts, { ...lossOptions(config), denominators }, config, scope, onGradients),
-      !cloning,
-    );
+    const losses = backwardEach(parts, cut, scope);
     const cloned = cloning?.backward(clones, optimizer, scope);
     const norm = scope.track(optimizer.update(learningRate));
     let gradNorm = Number.NaN;
@@ -133,7 +128,7 @@ function metricsOf(ranks: readonly RankResult[]): Record<string, number> {
   return policyMetrics(mergePolicyStatistics(ranks.flatMap((rank) => rank.statistics.map(numbersFromJson))), reported);
 }
 
-/** The options of the policy loss, under the names of the kernel. */
+/** The options of the policy loss, under the names of the kernel; but for topEntropyQuantile, which needs the update. */
 export function lossOptions(c: GRPOConfig): PolicyLossOptions {
   return {
     lossType: c.lossType,
@@ -145,7 +140,6 @@ export function lossOptions(c: GRPOConfig): PolicyLossOptions {
     klEstimator: c.klEstimator,
     biasCorrectedKl: c.useBiasCorrectionKl,
     entropyCoefficient: c.entropyCoefficient,
-    topEntropyQuantile: c.topEntropyQuantile,
     offPolicyMaskThreshold: c.offPolicyMaskThreshold ?? undefined,
     sapoTemperatures: { positive: c.sapoTemperaturePos, negative: c.sapoTemperatureNeg },
     vespo: {
@@ -166,28 +160,53 @@ export function lossOptions(c: GRPOConfig): PolicyLossOptions {
   };
 }
 
-/** Adds the gradients of a micro-batch; the tensors of its loss live as long as `scope`. */
+/** Forward and backward of this rank's micro-batches; the tensors of their losses live as long as `scope`. */
+function backwardEach(parts: UpdateParts, cut: (rank: number) => MicroBatch[], scope: Scope): PolicyLoss[] {
+  const { policy, optimizer, group, config, cloning } = parts;
+  const own = cut(group.rank);
+  // Of the micro-batch that runs backward, which may have been scored before that was known.
+  let listener: ((prefix: string) => void) | null = null;
+  const score = (rollouts: readonly Rollout[], gradients = true) =>
+    policy.score(rollouts, {
+      ...scoreOptions(config),
+      ...{ gradients, gradientCheckpointing: config.gradientCheckpointing, entropy: true },
+      onGradients: (prefix) => listener?.(prefix),
+    });
+  let threshold: Tensor | null = null;
+  let ahead: ScoredAhead[] = [];
+  if (config.topEntropyQuantile < 1) {
+    const rollouts = Array.from({ length: group.worldSize }, (_, rank) => cut(rank).map((part) => part.rollouts));
+    ({ threshold, ahead } = highEntropyThreshold(parts, rollouts, score, scope));
+  }
+  return optimizer.backwardEach(
+    own.map((microBatch, i) => ({ microBatch, entropy: ahead[i]?.entropy, scores: ahead[i]?.scores })),
+    (rank) => cut(rank).length,
+    ({ microBatch, entropy, scores }, onGradients) => {
+      listener = onGradients;
+      const inputs = { entropy, entropyThreshold: threshold };
+      return backward(parts, microBatch, scores ?? score(microBatch.rollouts), inputs, scope);
+    },
+    !cloning,
+  );
+}
+
+/** Adds the gradients of a micro-batch and disposes of its scores. */
 function backward(
-  { policy, reference }: Policies,
-  rollouts: readonly Rollout[],
-  options: PolicyLossOptions,
-  config: GRPOConfig,
+  { reference, config }: UpdateParts,
+  { rollouts, denominators }: MicroBatch,
+  scores: TokenScores,
+  highEntropy: Pick<PolicyLossInputs, 'entropy' | 'entropyThreshold'>,
   scope: Scope,
-  onGradients: ((prefix: string) => void) | null,
 ): PolicyLoss {
-  const { temperature, logitsWorkspaceBytes: workspaceBytes, gradientCheckpointing } = config;
-  const common = { temperature, workspaceBytes };
-  const scores = policy.score(rollouts, {
-    ...{ ...common, gradients: true, gradientCheckpointing, entropy: true, onGradients },
-  });
   let referenceScores: TokenScores | null = null;
   try {
     const refLogProbs = packed(rollouts, 'refLogProbs');
-    if (reference && !refLogProbs) referenceScores = reference.score(rollouts, common);
+    if (reference && !refLogProbs) referenceScores = reference.score(rollouts, scoreOptions(config));
     const loss = policyLoss(
       {
         logProbs: scores.logProbs,
-        entropy: scores.entropy,
+        entropy: highEntropy.entropy ?? scores.entropy,
+        entropyThreshold: highEntropy.entropyThreshold,
         oldLogProbs: packed(rollouts, 'oldLogProbs'),
         refLogProbs: refLogProbs ?? referenceScores?.logProbs,
         rolloutLogProbs: packed(rollouts, 'rolloutLogProbs'),
@@ -195,7 +214,7 @@ function backward(
         mask: packedMask(rollouts, config.maskTruncatedCompletions),
         sequenceOffsets: scores.sequenceOffsets,
       },
-      options,
+      { ...lossOptions(config), denominators },
     );
     for (const tensor of [loss.loss, loss.gradLogProbs, loss.gradEntropy, loss.statistics]) {
       if (tensor) scope.track(tensor);
@@ -206,6 +225,10 @@ function backward(
     referenceScores?.dispose();
     scores.dispose();
   }
+}
+
+function scoreOptions({ temperature, logitsWorkspaceBytes: workspaceBytes }: GRPOConfig): ScoreOptions {
+  return { temperature, workspaceBytes };
 }
 
 function activeTokens(rollout: Rollout, maskTruncated: boolean): number {

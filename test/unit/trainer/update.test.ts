@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { openDevice } from '../../../src/backend/open-device.js';
 import { CausalLM } from '../../../src/models/causal-lm.js';
 import '../../../src/platform/node.js';
@@ -134,6 +134,35 @@ describe('gradient accumulation', () => {
       expect(cut.report.metrics[name]).toBeCloseTo(whole.report.metrics[name], 5);
     }
     expect(largestDifference(cut.weights, whole.weights)).toBeLessThan(2e-5);
+  });
+
+  it('the tokens of highest entropy are those of the update; all but the first micro-batch are scored twice', async () => {
+    const score = vi.spyOn(CausalLM.prototype, 'score');
+    const options: GRPOOptions = { topEntropyQuantile: 0.4, entropyCoefficient: 0.02, beta: 0.05 };
+    const outcome = async (perDeviceTrainBatchSize: number, passes: number) => {
+      score.mockClear();
+      const result = await updateOnce({ ...options, perDeviceTrainBatchSize });
+      // One of `updateOnce` itself.
+      expect(score).toHaveBeenCalledTimes(passes + 1);
+      return result;
+    };
+    try {
+      const whole = await outcome(8, 1);
+      for (const [size, passes] of [
+        [3, 5],
+        [1, 15],
+      ] as const) {
+        const cut = await outcome(size, passes);
+        expect(cut.report.loss).toBeCloseTo(whole.report.loss, 5);
+        expect(cut.report.gradNorm / whole.report.gradNorm).toBeCloseTo(1, 5);
+        expect(cut.report.metrics.high_entropy_kept).toBe(whole.report.metrics.high_entropy_kept);
+        expect(largestDifference(cut.weights, whole.weights)).toBeLessThan(2e-5);
+      }
+      const more = await updateOnce({ ...options, topEntropyQuantile: 0.45 });
+      expect(Math.abs(more.report.gradNorm / whole.report.gradNorm - 1)).toBeGreaterThan(1e-3);
+    } finally {
+      score.mockRestore();
+    }
   });
 
   it('bnpo is defined by its micro-batches', async () => {
