@@ -96,6 +96,20 @@ describe.each(devices)('training on $name beside training on the CPU', ({ open }
     expect(other.reports.some(({ loss }, i) => Math.abs(loss - truth.reports[i]!.loss) > 1e-3)).toBe(true);
   });
 
+  test('GRPO on the tokens of highest entropy has the same losses', async () => {
+    const cut = { perDeviceTrainBatchSize: 4, gradientAccumulationSteps: 2, maxSteps: 3 };
+    const options = { ...cut, topEntropyQuantile: 0.4, entropyCoefficient: 0.05 };
+    const [actual, truth] = [await trainWithGRPO(device, options), await trainWithGRPO(cpu, options)];
+    expect(actual.drawn).toEqual(truth.drawn);
+    expect(actual.reports).toHaveLength(3);
+    actual.reports.forEach(({ loss, gradNorm }, i) => {
+      expect(Math.abs(loss - truth.reports[i]!.loss)).toBeLessThan(1e-4);
+      expect(Math.abs(gradNorm - truth.reports[i]!.gradNorm)).toBeLessThan(1e-3 * truth.reports[i]!.gradNorm);
+    });
+    const other = await trainWithGRPO(cpu, { ...options, topEntropyQuantile: 0.45 });
+    expect(Math.abs(other.reports[0]!.gradNorm / truth.reports[0]!.gradNorm - 1)).toBeGreaterThan(1e-2);
+  });
+
   test.each([false, true])('cloning has the same losses, gradient checkpointing %s', async (checkpointing) => {
     const actual = await cloneDemonstrations(device, 'f32', checkpointing);
     const truth = await cloneDemonstrations(cpu, 'f32', checkpointing);
