@@ -192,5 +192,5 @@ export class OpenAIEngine implements RolloutEngine {
 }
 
 function isChannel(weights: OpenAIEngineOptions['weights']): weights is WeightChannel {
-  return weights !== null && 'give' in weights;
+  return typeof weights === 'object' && weights !== null && 'give' in weights;
 }

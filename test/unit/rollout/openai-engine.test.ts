@@ -293,6 +293,7 @@ describe('OpenAIEngine on other servers', () => {
     [{ kind: 'tgi' as 'vllm' }, /kind/],
     [{ model: '' }, /model/],
     [{ weights: {} as { folder: string } }, /weights/],
+    [{ weights: '/shared' as never }, /weights/],
     [{ concurrency: 0 }, /concurrency/],
     [{ kind: 'vllm', weights: { give: async () => {}, close: async () => {} } }, /A weight channel .*kind vllm/],
   ])('refuses %j', (options, message) => {
