@@ -121,5 +121,9 @@ reset!.addEventListener('click', () => {
   start!.focus();
 });
 
-if ('gpu' in navigator) enter('ready');
-else enter('unsupported', withoutWebGpu);
+if ('gpu' in navigator) {
+  enter('ready');
+  // Before somebody clicks in vain. The worker asks for its own.
+  const adapter = await navigator.gpu.requestAdapter().catch(() => null);
+  if (!adapter && state === 'ready') enter('unsupported', `${withoutWebGpu} (no adapter was found)`);
+} else enter('unsupported', withoutWebGpu);
