@@ -7,7 +7,9 @@ export default defineConfig({
     include: ['test/**/*.test.ts', 'examples/**/*.test.ts'],
     globalSetup: ['./scripts/wgsl.mjs', './test/cuda-on-cpu/setup.mjs'],
     pool: 'forks',
-    testTimeout: 30_000,
+    // The kernels of GPUs compute on the processor here, and on a busy machine several times slower still.
+    testTimeout: 180_000,
+    hookTimeout: 180_000,
     reporters: ['default'],
   },
 });
