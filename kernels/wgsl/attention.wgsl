@@ -2,13 +2,12 @@
 // cache in decoding (attention_cached.wgsl), so that both give a row the same bits: online softmax over tiles of KEYS
 // keys from the first on, each score one chain of fma over the head, each output one chain of fma over the keys.
 //
-// A workgroup has QUERIES query rows that read the same keys, and 8 threads a row. Of the scores a thread has those of
+// A workgroup has QUERIES query rows that read the same keys, and LANES (8) threads a row. Of the scores a thread has those of
 // one query and four keys of a tile, of the output some rows of some columns. No key is read more than once a tile.
 
 const KEYS = 32u;
 const CHUNK = 32u;              // elements of heads in workgroup memory at a time
 const PITCH = CHUNK + 1u;
-const THREADS = 8u * QUERIES;
 const COLUMN_THREADS = clamp(HEAD_DIM_POWER, 32u, THREADS);
 const COLUMNS = (HEAD_DIM_POWER + COLUMN_THREADS - 1u) / COLUMN_THREADS;  // columns of a thread
 const ROW_GROUPS = QUERIES * COLUMN_THREADS / THREADS / 4u;         // groups of four rows of a thread, at most four
@@ -16,8 +15,6 @@ const ROW_GROUPS = QUERIES * COLUMN_THREADS / THREADS / 4u;         // groups of
 var<workgroup> query_chunk: array<f32, QUERIES * PITCH>;
 var<workgroup> key_chunk: array<f32, KEYS * PITCH>;
 var<workgroup> weights: array<vec4f, QUERIES / 4u * KEYS>;  // [key][row], four rows a word
-var<workgroup> lane_values: array<f32, THREADS>;
-var<workgroup> lane_sums: array<f32, THREADS>;
 var<workgroup> rescales: array<vec4f, QUERIES / 4u>;
 var<workgroup> run: vec4i;
 
@@ -79,21 +76,16 @@ fn attend(thread: u32, seen: Seen) {
     scores *= p.scale;
     let visible = vec4u(begin + lane, begin + lane + 8u, begin + lane + 16u, begin + lane + 24u) < vec4u(own_limit);
     let bounded = select(vec4f(-3.4e38), scores, visible);
-    lane_values[thread] = max(max(bounded.x, bounded.y), max(bounded.z, bounded.w));
-    workgroupBarrier();
-    var next = select(most, lane_values[query * 8u], begin == 0u);
-    for (var i = 0u; i < 8u; i++) { next = max(next, lane_values[query * 8u + i]); }
+    let largest = lanes_most(thread, max(max(bounded.x, bounded.y), max(bounded.z, bounded.w)));
+    let next = select(max(most, largest), largest, begin == 0u);
     // Keys that a row does not see leave its bits alone: the other rows of the tile may be in front of it.
     let rescale = select(select(exp(most - next), 1.0, most == next), 0.0, begin == 0u);
     let weight = select(vec4f(0.0), exp(scores - next), visible);
     most = next;
     for (var i = 0u; i < 4u; i++) { weights[(lane + 8u * i) * (QUERIES / 4u) + query / 4u][query % 4u] = weight[i]; }
     if (lane == 0u) { rescales[query / 4u][query % 4u] = rescale; }
-    lane_sums[thread] = (weight.x + weight.y) + (weight.z + weight.w);
+    total = total * rescale + lanes_sum(thread, (weight.x + weight.y) + (weight.z + weight.w));
     workgroupBarrier();
-    var sum = 0.0;
-    for (var i = 0u; i < 8u; i++) { sum += lane_sums[query * 8u + i]; }
-    total = total * rescale + sum;
 
     let end = min(begin + KEYS, seen.longest);
     for (var c = 0u; c < COLUMNS; c++) {

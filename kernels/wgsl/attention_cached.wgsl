@@ -14,7 +14,8 @@ fn key_column() -> u32 { return key_head * p.headDim; }
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgroups: vec3u,
-        @builtin(local_invocation_index) thread: u32) {
+        invocation: Invocation) {
+  let thread = thread_number(invocation);
   let number = workgroup_number(workgroup, workgroups);
   let parts = (p.groupSize + QUERIES - 1u) / QUERIES;  // workgroups of a key head
   let own_row = number / (p.keyHeads * parts);

@@ -15,7 +15,8 @@ fn key_column() -> u32 { return head / p.groupSize * p.headDim; }
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgroups: vec3u,
-        @builtin(local_invocation_index) thread: u32) {
+        invocation: Invocation) {
+  let thread = thread_number(invocation);
   let number = workgroup_number(workgroup, workgroups);
   head = number % p.heads;
   let sequence = number / p.heads % p.sequences;

@@ -1,7 +1,6 @@
 // globalNorm: the root of a sum of squares, exact far beyond float32. Squares are integers of 48 bits with an exponent;
 // sums keep 62 bits of them. A workgroup adds up a chunk, then one workgroup the chunks, in a fixed order.
 
-const THREADS = 256u;
 const EACH = 64u;  // elements of a thread
 
 // mantissa * 2^exponent, below 2^63.
@@ -12,8 +11,6 @@ struct Wide {
 const ZERO_EXPONENT = -4096;
 const INFINITE = 8192;  // exponents of sums that are not finite
 const NOT_A_NUMBER = 8193;
-
-var<workgroup> wides: array<Wide, THREADS>;
 
 fn square(x: f32) -> Wide {
   let bits = bitcast<u32>(x) & 0x7fffffffu;
@@ -39,15 +36,11 @@ fn add_wide(a: Wide, b: Wide) -> Wide {
   return Wide(sum, exponent);
 }
 
-fn workgroup_sum(thread: u32, sum: Wide) -> Wide {
-  wides[thread] = sum;
-  workgroupBarrier();
-  for (var half = THREADS / 2u; half > 0u; half /= 2u) {
-    if (thread < half) { wides[thread] = add_wide(wides[thread], wides[thread + half]); }
-    workgroupBarrier();
-  }
-  return wides[0];
-}
+// Of (mantissa, bits of the exponent).
+fn join_wide(a: vec3u, b: vec3u) -> vec3u { return packed(add_wide(unpacked(a), unpacked(b))); }
+fn packed(a: Wide) -> vec3u { return vec3u(a.mantissa, bitcast<u32>(a.exponent)); }
+fn unpacked(a: vec3u) -> Wide { return Wide(a.xy, bitcast<i32>(a.z)); }
+fn workgroup_sum(thread: u32, sum: Wide) -> Wide { return unpacked(lanes_wide(thread, packed(sum))); }
 
 // The bits of the root of a sum, rounded to the nearest float32.
 fn root(sum: Wide) -> u32 {

@@ -1,6 +1,7 @@
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgroups: vec3u,
-        @builtin(local_invocation_index) thread: u32) {
+        invocation: Invocation) {
+  let thread = thread_number(invocation);
   let chunk = workgroup_number(workgroup, workgroups);
   if (chunk * THREADS * EACH >= p.count) { return; }
   var sum = Wide(vec2u(0u, 0u), ZERO_EXPONENT);

@@ -2,38 +2,13 @@
 // for each sequence its loss and statistics. results[b] = (loss, entropy acted on, sums and extremes in the order of
 // src/kernels/policy-statistics.ts).
 
-const THREADS = 64u;
 const SUMS = 16u;
 const RESULTS = 23u;  // loss, entropy acted on, 16 sums, 5 extremes
 const LARGE = 3.4028234e38;
 
-var<workgroup> shared_values: array<f32, THREADS>;
+var<workgroup> shared_count: u32;
 
 fn value(i: u32, which: u32) -> f32 { return load_values(8u * i + which); }
-
-fn workgroup_sum(thread: u32, x: f32) -> f32 {
-  shared_values[thread] = x;
-  for (var half = THREADS / 2u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if (thread < half) { shared_values[thread] += shared_values[thread + half]; }
-  }
-  workgroupBarrier();
-  let sum = shared_values[0];
-  workgroupBarrier();
-  return sum;
-}
-
-fn workgroup_max(thread: u32, x: f32) -> f32 {
-  shared_values[thread] = x;
-  for (var half = THREADS / 2u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if (thread < half) { shared_values[thread] = max(shared_values[thread], shared_values[thread + half]); }
-  }
-  workgroupBarrier();
-  let most = shared_values[0];
-  workgroupBarrier();
-  return most;
-}
 
 struct Terms { ratio: f32, correction: f32, phi_positive: f32, phi_negative: f32, near_policy: bool }
 
@@ -59,17 +34,17 @@ fn sequence_terms(begin: u32, count: u32, thread: u32) -> Terms {
     divergence += away;
   }
   let tokens = f32(max(count, 1u));
-  if (flag(p.sequenceLevel)) { terms.ratio = ratio_of(workgroup_sum(thread, log_ratio) / tokens); }
+  if (flag(p.sequenceLevel)) { terms.ratio = ratio_of(lanes_sum(thread, log_ratio) / tokens); }
   if (p.correction > 2u) {
-    let sum = workgroup_sum(thread, difference);
+    let sum = lanes_sum(thread, difference);
     terms.correction = correction_weight(select(sum, sum / tokens, flag(p.geometric)));
   }
   if (p.lossType == 7u) {
-    let log_w = workgroup_sum(thread, clamped) + workgroup_sum(thread, log_weight);
+    let log_w = lanes_sum(thread, clamped) + lanes_sum(thread, log_weight);
     terms.phi_positive = vespo_phi(log_w, p.vespoKPositive, p.vespoLambdaPositive);
     terms.phi_negative = vespo_phi(log_w, p.vespoKNegative, p.vespoLambdaNegative);
   }
-  if (flag(p.offPolicyMask)) { terms.near_policy = workgroup_sum(thread, divergence) / tokens <= p.offPolicyThreshold; }
+  if (flag(p.offPolicyMask)) { terms.near_policy = lanes_sum(thread, divergence) / tokens <= p.offPolicyThreshold; }
   return terms;
 }
 
@@ -91,14 +66,15 @@ fn loss_scale(count: u32, token_denominator: f32) -> f32 {
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgroups: vec3u,
-        @builtin(local_invocation_index) thread: u32) {
+        invocation: Invocation) {
+  let thread = thread_number(invocation);
   let b = workgroup_number(workgroup, workgroups);
   if (b >= p.sequences) { return; }
   let begin = u32(clamp(load_offsets(b), 0, i32(p.tokens)));
   var count = u32(load_order(p.tokens + b));
   count = select(count, 0u, count > p.tokens);
-  if (thread == 0u) { shared_values[0] = f32(count); }
-  count = u32(workgroupUniformLoad(&shared_values)[0]);
+  if (thread == 0u) { shared_count = count; }
+  count = workgroupUniformLoad(&shared_count);
   let own_tokens = max(load_totals(0u), 1.0);
   let token_denominator = select(own_tokens, p.tokenDenominator, p.tokenDenominator > 0.0);
   let threshold = load_totals(1u);
@@ -190,7 +166,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
   }
 
   if (flag(p.sequenceLevel)) {
-    let share = workgroup_sum(thread, through_ratio_sum) / f32(max(count, 1u)) * scale;
+    let share = lanes_sum(thread, through_ratio_sum) / f32(max(count, 1u)) * scale;
     storageBarrier();
     for (var i = thread; i < count; i += THREADS) {
       let t = u32(load_order(begin + i));
@@ -199,8 +175,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
   }
 
   let at = b * RESULTS;
-  let loss_sum = workgroup_sum(thread, loss);
-  let entropy_sum = workgroup_sum(thread, acted_entropy);
+  let loss_sum = lanes_sum(thread, loss);
+  let entropy_sum = lanes_sum(thread, acted_entropy);
   if (thread == 0u) {
     store_results(at, loss_sum * scale);
     store_results(at + 1u, entropy_sum);
@@ -208,16 +184,16 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
   var low_clipped = 0.0;
   var high_clipped = 0.0;
   for (var k = 0u; k < SUMS; k++) {
-    var sum = workgroup_sum(thread, sums[k]);
+    var sum = lanes_sum(thread, sums[k]);
     if (k == 0u) { sum = f32(count); }
     if (k == 1u) { sum = select(0.0, 1.0, count > 0u); }
     if (k == 6u) { low_clipped = sum; }
     if (k == 7u) { high_clipped = sum; }
     if (thread == 0u) { store_results(at + 2u + k, sum); }
   }
-  let least = -workgroup_max(thread, -ratio_min);
-  let most = workgroup_max(thread, ratio_max);
-  let difference = workgroup_max(thread, difference_max);
+  let least = -lanes_most(thread, -ratio_min);
+  let most = lanes_most(thread, ratio_max);
+  let difference = lanes_most(thread, difference_max);
   if (thread == 0u) {
     let some = count > 0u;
     let tokens = f32(max(count, 1u));

@@ -2,7 +2,8 @@
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgroups: vec3u,
-        @builtin(local_invocation_index) thread: u32) {
+        invocation: Invocation) {
+  let thread = thread_number(invocation);
   let group = workgroup_number(workgroup, workgroups) * GROUPS + thread / LANES;
   let lane = thread % LANES;
   let exists = group < p.groups;
@@ -14,7 +15,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
       product = fma(load_gradOut(grad + i) * load_weight(i), load_source(source_at + i), product);
     }
   }
-  let total = group_sum(thread, product);
+  let total = lanes_sum(thread, product);
   if (!exists) { return; }
   let r = load_inverseRms(group);
   let mean = total * r / f32(p.group);

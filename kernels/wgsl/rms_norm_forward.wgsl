@@ -1,6 +1,7 @@
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgroups: vec3u,
-        @builtin(local_invocation_index) thread: u32) {
+        invocation: Invocation) {
+  let thread = thread_number(invocation);
   let group = workgroup_number(workgroup, workgroups) * GROUPS + thread / LANES;
   let lane = thread % LANES;
   let exists = group < p.groups;
@@ -12,7 +13,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
       square = fma(x, x, square);
     }
   }
-  let inverse = 1.0 / sqrt(group_sum(thread, square) / f32(p.group) + p.epsilon);
+  let inverse = 1.0 / sqrt(lanes_sum(thread, square) / f32(p.group) + p.epsilon);
   if (!exists) { return; }
   if (HAS_INVERSE_RMS && lane == 0u) { store_inverseRms(group, inverse); }
   let to = group_place(group, p.out_stride);

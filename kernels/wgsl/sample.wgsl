@@ -6,7 +6,6 @@ const LIMBS = 3u;         // a weight in three limbs of 13 bits: the sums of 2^1
 const LIMB_BITS = 13u;
 const BINS = 256u;
 
-var<workgroup> words: array<u32, THREADS>;
 var<workgroup> bins: array<atomic<u32>, BINS * LIMBS>;
 var<workgroup> sums: array<vec2u, BINS>;  // of bins, or of threads
 var<workgroup> shared_word: u32;
@@ -25,17 +24,7 @@ const HIGHEST = 0xff800000u;  // the order of infinity
 
 fn logit(row: u32, id: u32) -> f32 { return load_logits(row * p.logits_stride + id); }
 
-// The largest word of the workgroup.
-fn largest_word(thread: u32, word: u32) -> u32 {
-  workgroupBarrier();
-  words[thread] = word;
-  workgroupBarrier();
-  for (var half = THREADS / 2u; half > 0u; half /= 2u) {
-    if (thread < half) { words[thread] = max(words[thread], words[thread + half]); }
-    workgroupBarrier();
-  }
-  return workgroupUniformLoad(&words[0]);
-}
+fn join_word(a: u32, b: u32) -> u32 { return max(a, b); }
 
 // What decides on a token: its logit's order and its weight.
 struct Filter {
@@ -163,12 +152,13 @@ fn draw(row: u32, thread: u32, filter_: Filter, uniform_: vec2u) -> u32 {
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgroups: vec3u,
-        @builtin(local_invocation_index) thread: u32) {
+        invocation: Invocation) {
+  let thread = thread_number(invocation);
   let row = workgroup_number(workgroup, workgroups);
   if (row >= p.rows) { return; }
   var most = 0u;
   for (var id = thread; id < p.vocabulary; id += THREADS) { most = max(most, order(logit(row, id))); }
-  most = largest_word(thread, most);
+  most = lanes_word(thread, most);
 
   var id = 0u;
   if (GREEDY) {
@@ -176,7 +166,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
     for (var i = thread; i < p.vocabulary; i += THREADS) {
       if (most != 0u && order(logit(row, i)) == most) { first = max(first, ~i); }
     }
-    first = largest_word(thread, first);
+    first = lanes_word(thread, first);
     id = select(0u, ~first, first != 0u);
   } else {
     let largest = select(most & 0x7fffffffu, ~most, most < 0x80000000u);

@@ -29,7 +29,8 @@ fn element(x: f32, gradient: Gradient) -> f32 {
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgroups: vec3u,
-        @builtin(local_invocation_index) thread: u32) {
+        invocation: Invocation) {
+  let thread = thread_number(invocation);
   let row = workgroup_number(workgroup, workgroups);
   if (row >= p.rows) { return; }
   let g = load_gradLogProbs(row);
@@ -67,16 +68,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
       store_gradLogits(row * p.gradLogits_stride + i, select(p.nan, value * capped_slope(select(logit, 0.0, impossible)), usable));
     }
   }
-  shared_sum[thread] = others;
-  for (var half = THREADS / 2u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if (thread < half) { shared_sum[thread] += shared_sum[thread + half]; }
-  }
-  workgroupBarrier();
+  others = lanes_sum(thread, others);
   if (thread == 0u && target_ < p.columns) {
     let impossible = is_negative_infinity(target_logit) && !SOFTCAP;
     let logit = select(target_logit, 0.0, impossible);
-    var value = -shared_sum[0];
+    var value = -others;
     if (!WHOLE) {
       value = g * p.inverseTemperature;
       if (!impossible) { value += element(capped(logit), gradient); }

@@ -2,7 +2,8 @@
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgroups: vec3u,
-        @builtin(local_invocation_index) thread: u32) {
+        invocation: Invocation) {
+  let thread = thread_number(invocation);
   let row = workgroup_number(workgroup, workgroups);
   if (row >= p.rows) { return; }
   let all = row_statistics(row, thread);

@@ -66,7 +66,11 @@ async function openBest(options: OpenDeviceOptions, backendOptions: string): Pro
   const cuda = await probe('cuda');
   if (cuda.available) return openNative('cuda', 0, '', `auto chose CUDA: ${cuda.reason}`);
   const { adapter, info: webgpu } = await probeWebGpu();
-  if (adapter) return openWebGpuAdapter(adapter, 'adapter', `auto chose WebGPU: ${cuda.reason}; ${webgpu.reason}`);
+  if (adapter) {
+    const { wgslLanguageFeatures } = await loadDawn();
+    const why = `auto chose WebGPU: ${cuda.reason}; ${webgpu.reason}`;
+    return openWebGpuAdapter(adapter, wgslLanguageFeatures, 'adapter', why);
+  }
   return openNative('cpu', 0, backendOptions, `auto chose the CPU: ${cuda.reason}; ${webgpu.reason}`);
 }
 

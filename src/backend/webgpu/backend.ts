@@ -15,6 +15,7 @@ import {
   type TensorView,
 } from '../backend.js';
 import { parsedOperations } from '../check-arguments.js';
+import type { Abilities } from './abilities.js';
 import { Buffers } from './buffers.js';
 import { CommandQueue } from './command-queue.js';
 import { inErrorScopes } from './error-scopes.js';
@@ -27,6 +28,8 @@ import { bufferUsage, mapModeRead } from './usage.js';
 export interface WebGpuOptions {
   /** The caller keeps the device: closing ours leaves it alone. */
   shared?: boolean;
+  /** Default: the least. */
+  abilities?: Abilities;
 }
 
 /** What the operation in progress adds to the doubts about its outputs, and its temporary tensors. */
@@ -66,7 +69,8 @@ export class WebGpuBackend implements Backend, Kernels {
       made: (storage, bytes, failure) => this.#watchAllocation(storage, bytes, failure),
       beforeDestroy: (buffer) => this.#queue.submitUsesOf(buffer),
     });
-    this.#queue = new CommandQueue(device, (submitted) => this.#watch(submitted));
+    const { abilities = { subgroups: null } } = options;
+    this.#queue = new CommandQueue(device, abilities, (submitted) => this.#watch(submitted));
     this.#faults = new FaultPages(device, (what, calls) => this.#queue.scoped(what, calls));
     void device.lost.then(({ message }) => {
       if (!this.#closed) this.#lost = this.#deviceLost(message);

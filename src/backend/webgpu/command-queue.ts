@@ -1,4 +1,5 @@
 import { KernelError } from '../../errors.js';
+import type { Abilities } from './abilities.js';
 import { inErrorScopes } from './error-scopes.js';
 import { Doubt } from './faults.js';
 import type { Dispatch } from './operations/dispatch.js';
@@ -18,6 +19,7 @@ const keptBindGroups = 8192;
 /** Records runs of shaders into one command encoder, until somebody waits or the batch is full. */
 export class CommandQueue {
   readonly #device: GPUDevice;
+  readonly #abilities: Abilities;
   readonly #watch: (submitted: Promise<unknown>) => void;
   readonly #compiled = new Map<string, Compiled>();
   readonly #bindGroups = new Map<string, GPUBindGroup>();
@@ -37,8 +39,9 @@ export class CommandQueue {
   #lastBatch = 'nothing';
   #lastBuffer = 0;
 
-  constructor(device: GPUDevice, watch: (submitted: Promise<unknown>) => void) {
+  constructor(device: GPUDevice, abilities: Abilities, watch: (submitted: Promise<unknown>) => void) {
     this.#device = device;
+    this.#abilities = abilities;
     this.#watch = watch;
     const bytes = Math.max(4 * parameterWords, device.limits.minUniformBufferOffsetAlignment);
     this.#stride = bytes / 4;
@@ -171,7 +174,7 @@ export class CommandQueue {
     const label = `${operation} (${dispatch.sources.join(', ')})`;
     const compiled = this.scoped(label, () => {
       const layout = this.#device.createBindGroupLayout({ entries, label });
-      const module = this.#device.createShaderModule({ code: shaderCode(dispatch, plan), label });
+      const module = this.#device.createShaderModule({ code: shaderCode(dispatch, plan, this.#abilities), label });
       const pipeline = this.#device.createComputePipeline({
         label,
         layout: this.#device.createPipelineLayout({ bindGroupLayouts: [layout] }),

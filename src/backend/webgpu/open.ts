@@ -1,17 +1,18 @@
 /// <reference types="@webgpu/types" preserve="true" />
 import { BackendUnavailableError, InvalidArgumentError } from '../../errors.js';
 import { Device } from '../../tensor.js';
+import { abilitiesOf, wantedFeatures } from './abilities.js';
 import { WebGpuBackend } from './backend.js';
 
 export interface WebGpuDeviceOptions {
-  /** Where adapters come from. Default: `navigator.gpu` of the browser. */
+  /** Where adapters, or the `gpuDevice`, come from. Default: `navigator.gpu` of the browser. */
   gpu?: GPU;
   /** A device that the caller made and keeps: tensors can share its buffers. */
   gpuDevice?: GPUDevice;
   /** Takes an adapter that computes on the processor too. Default false. */
   software?: boolean;
   powerPreference?: GPUPowerPreference;
-  /** 'minimum': only what every WebGPU device has. Default: all that the adapter offers. */
+  /** 'minimum': only what every WebGPU device has, no optional feature either. Default: all that the adapter offers. */
   limits?: 'adapter' | 'minimum';
 }
 
@@ -34,28 +35,33 @@ export async function openWebGpuDevice(
   const unknown = Object.keys(options).find((key) => !known.includes(key));
   if (unknown) throw new InvalidArgumentError('options of the WebGPU device', known.join(', '), unknown);
   const { gpuDevice } = options;
+  const language = (options.gpu ?? browserGpu())?.wgslLanguageFeatures;
   if (gpuDevice) {
     const name = 'webgpu (a device of the caller)';
-    const backend = new WebGpuBackend(gpuDevice, name, describe(gpuDevice, null), { shared: true });
+    const abilities = abilitiesOf(gpuDevice, language);
+    const backend = new WebGpuBackend(gpuDevice, name, describe(gpuDevice, null), { shared: true, abilities });
     return new Device(backend, 'a WebGPU device was given');
   }
-  return openWebGpuAdapter(await requestWebGpuAdapter(options), options.limits, why);
+  const adapter = await requestWebGpuAdapter(options);
+  return openWebGpuAdapter(adapter, language, options.limits, why);
 }
 
-/** Opens a device of an adapter. An adapter gives one device. */
+/** Opens a device of an adapter, which gives one. `language`: what the shaders of its `GPU` may use. */
 export async function openWebGpuAdapter(
   adapter: GPUAdapter,
+  language: GPU['wgslLanguageFeatures'] | undefined,
   limits: WebGpuDeviceOptions['limits'],
   why: string,
 ): Promise<Device> {
   const device = await requestDevice(adapter, limits ?? 'adapter');
-  const label = adapterName(adapter);
-  return new Device(new WebGpuBackend(device, `webgpu (${label})`, describe(device, adapter)), why);
+  const abilities = abilitiesOf(device, language);
+  const name = `webgpu (${adapterName(adapter)})`;
+  return new Device(new WebGpuBackend(device, name, describe(device, adapter), { abilities }), why);
 }
 
 /** The adapter that `openWebGpuDevice` would use. */
 export async function requestWebGpuAdapter({
-  gpu = (globalThis as { navigator?: { gpu?: GPU } }).navigator?.gpu,
+  gpu = browserGpu(),
   software = false,
   powerPreference = 'high-performance',
 }: WebGpuDeviceOptions = {}): Promise<GPUAdapter> {
@@ -77,15 +83,21 @@ export async function requestWebGpuAdapter({
   return adapter;
 }
 
+function browserGpu(): GPU | undefined {
+  return (globalThis as { navigator?: { gpu?: GPU } }).navigator?.gpu;
+}
+
 export function adapterName({ info }: GPUAdapter): string {
   return info.description || info.device || info.architecture || info.vendor || 'unnamed adapter';
 }
 
 async function requestDevice(adapter: GPUAdapter, limits: 'adapter' | 'minimum'): Promise<GPUDevice> {
-  const requiredFeatures = (['subgroups', 'shader-f16'] as const).filter((feature) => adapter.features.has(feature));
-  const requiredLimits = Object.fromEntries(wantedLimits.map((name) => [name, adapter.limits[name]]));
+  const all = {
+    requiredFeatures: wantedFeatures.filter((feature) => adapter.features.has(feature)),
+    requiredLimits: Object.fromEntries(wantedLimits.map((name) => [name, adapter.limits[name]])),
+  };
   try {
-    return await adapter.requestDevice({ requiredFeatures, ...(limits === 'adapter' ? { requiredLimits } : {}) });
+    return await adapter.requestDevice(limits === 'adapter' ? all : {});
   } catch (error) {
     throw unavailable('device', (error as Error).message, driverActions);
   }
@@ -95,7 +107,7 @@ function describe({ limits, features }: GPUDevice, adapter: GPUAdapter | null): 
   const known: Record<string, string> = adapter ? { adapter: adapterName(adapter), vendor: adapter.info.vendor } : {};
   return {
     ...known,
-    features: [...features].filter((feature) => ['subgroups', 'shader-f16'].includes(feature)).join(', ') || 'none',
+    features: wantedFeatures.filter((feature) => features.has(feature)).join(', ') || 'none',
     ...Object.fromEntries(wantedLimits.map((name) => [name, String(limits[name])])),
   };
 }

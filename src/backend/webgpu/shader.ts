@@ -1,4 +1,5 @@
 import { bytesPerElement, type TensorView } from '../backend.js';
+import type { Abilities } from './abilities.js';
 import type { Dispatch } from './operations/dispatch.js';
 import { wgslSources } from './wgsl-sources.js';
 
@@ -78,8 +79,8 @@ export function spannedBytes({ shape, rowStride, dtype }: TensorView): number {
 
 /** What a compiled shader depends on. */
 export function shaderKey(dispatch: Dispatch, { bound, places, absent }: BindingPlan): string {
-  const { sources, constants = {}, parameters = {}, writes } = dispatch;
-  const parts: unknown[] = [sources.join('+'), dispatch.entry ?? 'main'];
+  const { sources, reductions = {}, constants = {}, parameters = {}, writes } = dispatch;
+  const parts: unknown[] = [sources.join('+'), ...Object.keys(reductions), dispatch.entry ?? 'main'];
   for (const [name, value] of Object.entries(constants)) parts.push(`${name}=${value}`);
   parts.push(...Object.keys(parameters.u32 ?? {}), '/', ...Object.keys(parameters.f32 ?? {}));
   for (const { name, tensor, at } of places) {
@@ -96,9 +97,14 @@ export function shaderKey(dispatch: Dispatch, { bound, places, absent }: Binding
  * The shader of a dispatch: constants, parameters as `p.name`, an accessor for each tensor (`load_name(i)`,
  * `store_name(i, x)`, `p.name_stride`), then the WGSL files.
  */
-export function shaderCode(dispatch: Dispatch, { bound, pageBytes, places, absent }: BindingPlan): string {
+export function shaderCode(
+  dispatch: Dispatch,
+  { bound, pageBytes, places, absent }: BindingPlan,
+  abilities: Abilities,
+): string {
   const { sources, constants = {}, parameters = {}, writes } = dispatch;
-  const lines: string[] = [];
+  const width = subgroupWidth(dispatch, abilities);
+  const lines = width > 1 ? ['enable subgroups;'] : [];
   for (const [name, value] of Object.entries(constants)) {
     lines.push(`const ${name} = ${typeof value === 'boolean' ? value : `${value}u`};`);
   }
@@ -122,12 +128,33 @@ export function shaderCode(dispatch: Dispatch, { bound, pageBytes, places, absen
     lines.push(`fn load_${name}(i: u32) -> ${type} { return ${type}(0); }`);
     if (writes.includes(name)) lines.push(`fn store_${name}(i: u32, x: ${type}) {}`);
   }
+  if (dispatch.reductions) lines.push(...reductionCode(dispatch.reductions, width));
   for (const source of sources) {
     const text = wgslSources[source];
     if (text === undefined) throw new Error(`kernels/wgsl/${source}.wgsl does not exist`);
     lines.push(text);
   }
   return lines.join('\n');
+}
+
+/** Threads that are sure to share a subgroup: 1 where subgroups are not used, or a workgroup might not fill them. */
+function subgroupWidth({ reductions, constants }: Dispatch, { subgroups }: Abilities): number {
+  const threads = Number(constants?.THREADS);
+  return reductions && subgroups && threads % subgroups.most === 0 ? subgroups.least : 1;
+}
+
+function reductionCode(reductions: NonNullable<Dispatch['reductions']>, width: number): string[] {
+  const lines = [
+    wgslSources[width > 1 ? 'subgroups' : 'no_subgroups']!,
+    wgslSources.joins!,
+    `const WIDTH = ${width}u;`,
+  ];
+  for (const [name, type] of Object.entries(reductions)) {
+    const shuffled = width > 1 ? 'subgroupShuffleXor(x, step)' : 'x';
+    lines.push(`fn shuffle_${name}(x: ${type}, step: u32) -> ${type} { return ${shuffled}; }`);
+    lines.push(wgslSources.reduce!.replaceAll('NAME', name).replaceAll('VALUE', type));
+  }
+  return lines;
 }
 
 /** Whether a shader can call `fail`. */

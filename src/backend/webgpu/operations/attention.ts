@@ -2,6 +2,8 @@ import { KernelError } from '../../../errors.js';
 import type { TensorView } from '../../backend.js';
 import type { Arguments, Kernels } from './dispatch.js';
 
+/** Threads of a query row. */
+const lanes = 8;
 const packedQueries = 16;
 const cachedQueries = 4;
 const backwardRows = 8;
@@ -12,7 +14,8 @@ export function attention(kernels: Kernels, args: Arguments<'attention'>): void 
   const { runs, sequences } = sequenceRuns(kernels, 'attention', args);
   kernels.dispatch({
     sources: ['attention', 'attention_packed'],
-    constants: { QUERIES: packedQueries, ...heads.constants, HAS_LOG_SUM_EXP: logSumExp != null },
+    reductions: rowReductions,
+    constants: { ...workgroup(packedQueries), ...heads.constants, HAS_LOG_SUM_EXP: logSumExp != null },
     parameters: { u32: { ...heads.parameters, sequences }, f32: { scale } },
     tensors: { queries, keys, values, runs, out, logSumExp: logSumExp ?? 'no f32' },
     writes: ['out', 'logSumExp'],
@@ -40,7 +43,8 @@ export function cachedAttention(kernels: Kernels, args: Arguments<'cachedAttenti
   const { keyHeads, groupSize } = heads.parameters;
   kernels.dispatch({
     sources: ['attention', 'attention_cached'],
-    constants: { QUERIES: cachedQueries, ...heads.constants, HAS_LOG_SUM_EXP: false },
+    reductions: rowReductions,
+    constants: { ...workgroup(cachedQueries), ...heads.constants, HAS_LOG_SUM_EXP: false },
     parameters: { u32: { ...heads.parameters, rows, cached }, f32: { scale } },
     tensors: { queries, keys: keyCache, values: valueCache, segments, out, logSumExp: 'no f32' },
     writes: ['out', 'logSumExp'],
@@ -81,6 +85,12 @@ export function attentionBackward(kernels: Kernels, args: Arguments<'attentionBa
     writes: ['gradKeys', 'gradValues'],
     workgroups: blocks * parameters.keyHeads,
   });
+}
+
+const rowReductions = { most: 'f32', sum: 'f32' } as const;
+
+function workgroup(queries: number) {
+  return { QUERIES: queries, THREADS: lanes * queries, LANES: lanes };
 }
 
 /** Blocks of rows that the longest sequence takes. */

@@ -5,6 +5,8 @@ export interface Dispatch {
   /** The WGSL files that make up the shader, without `.wgsl`; the last has the entry point. */
   sources: readonly string[];
   entry?: string;
+  /** Reductions (kernels/wgsl/reduce.wgsl) over constants LANES of THREADS threads: by name, the type of their values. */
+  reductions?: Readonly<Record<string, 'f32' | 'u32' | 'vec3f' | 'vec3u'>>;
   /** What the shader is compiled for. */
   constants?: Readonly<Record<string, number | boolean>>;
   /** Whole numbers and floats of this run: `p.name` in the shader. */

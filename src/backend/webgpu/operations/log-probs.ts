@@ -14,6 +14,7 @@ export function tokenLogProbs(kernels: Kernels, args: Arguments<'tokenLogProbs'>
     const part = (tensor: TensorView) => rowsOf(tensor, first, rows);
     kernels.dispatch({
       sources: ['functions', 'row_softmax', 'token_log_probs'],
+      reductions: { statistics: 'vec3f' },
       constants: {
         ...transform.constants,
         ...workgroupSize(columns),
@@ -51,6 +52,7 @@ export function tokenLogProbsBackward(kernels: Kernels, args: Arguments<'tokenLo
     const part = (tensor: TensorView) => rowsOf(tensor, first, rows);
     kernels.dispatch({
       sources: ['functions', 'row_softmax', 'token_log_probs_backward'],
+      reductions: { statistics: 'vec3f', sum: 'f32' },
       constants: {
         ...transform.constants,
         ...workgroupSize(columns),
@@ -83,6 +85,7 @@ export function tokenLogProbsPartial(kernels: Kernels, args: Arguments<'tokenLog
   for (const { first, rows } of rowTiles(kernels, [logits])) {
     kernels.dispatch({
       sources: ['functions', 'row_softmax', 'token_log_probs_partial'],
+      reductions: { statistics: 'vec3f' },
       constants: { ...transform.constants, ...workgroupSize(columns) },
       parameters: { u32: { rows, columns, vocabStart: slice.start }, f32: transform.parameters },
       tensors: {
@@ -110,8 +113,9 @@ export function tokenLogProbsMerge(kernels: Kernels, args: Arguments<'tokenLogPr
 }
 
 /** Threads that share a row: no more than it has work for. */
-function workgroupSize(columns: number): { THREADS: number } {
-  return { THREADS: columns <= 256 ? 32 : columns <= 2048 ? 64 : 256 };
+function workgroupSize(columns: number): { THREADS: number; LANES: number } {
+  const threads = columns <= 256 ? 32 : columns <= 2048 ? 64 : 256;
+  return { THREADS: threads, LANES: threads };
 }
 
 /** As parameters, since WGSL has no way to write them. */

@@ -10,6 +10,7 @@ export function rmsNorm(kernels: Kernels, args: Arguments<'rmsNorm'>): void {
   const { columns, group, groups } = normGroups('rmsNorm', source, weight);
   kernels.dispatch({
     sources: ['rms_norm', 'rms_norm_forward'],
+    reductions: { sum: 'f32' },
     constants: { ...lanes(group), HAS_INVERSE_RMS: inverseRms != null },
     parameters: { u32: { columns, group, groups }, f32: { epsilon } },
     tensors: { source, weight, out, inverseRms: inverseRms ?? 'no f32' },
@@ -35,6 +36,7 @@ export function rmsNormBackward(kernels: Kernels, args: Arguments<'rmsNormBackwa
   }
   kernels.dispatch({
     sources: ['rms_norm', 'rms_norm_backward'],
+    reductions: { sum: 'f32' },
     constants: { ...lanes(group), ACCUMULATE: args.accumulate !== 0 },
     parameters: { u32: { columns, group, groups } },
     tensors: { source, weight, inverseRms, gradOut, gradIn },

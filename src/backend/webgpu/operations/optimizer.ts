@@ -3,7 +3,10 @@ import type { TensorView } from '../../backend.js';
 import type { Arguments, Kernels } from './dispatch.js';
 import { rowsOf, rowTiles } from './views.js';
 
-const chunk = 256 * 64;
+const threads = 256;
+/** Elements that a workgroup adds up. */
+const chunk = threads * 64;
+const wideSum = { reductions: { wide: 'vec3u' }, constants: { THREADS: threads, LANES: threads } } as const;
 
 export function globalNorm(kernels: Kernels, args: Arguments<'globalNorm'>): void {
   const count = args.in.shape[0]!;
@@ -12,6 +15,7 @@ export function globalNorm(kernels: Kernels, args: Arguments<'globalNorm'>): voi
   for (const { first, rows } of rowTiles(kernels, [args.in], chunk)) {
     kernels.dispatch({
       sources: ['integers', 'global_norm', 'global_norm_chunk'],
+      ...wideSum,
       parameters: { u32: { count: rows } },
       tensors: {
         source: rowsOf(args.in, first, rows),
@@ -23,6 +27,7 @@ export function globalNorm(kernels: Kernels, args: Arguments<'globalNorm'>): voi
   }
   kernels.dispatch({
     sources: ['integers', 'global_norm', 'global_norm_root'],
+    ...wideSum,
     parameters: { u32: { chunks } },
     tensors: { partials, norm: args.norm },
     writes: ['norm'],

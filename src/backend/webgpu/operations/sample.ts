@@ -21,9 +21,11 @@ export function sample(kernels: Kernels, args: Arguments<'sample'>): void {
   if (vocabulary > largestVocabulary) {
     refuse('logits', `at most ${largestVocabulary} tokens a row on WebGPU`, vocabulary);
   }
+  const threads = vocabulary > 1024 ? 256 : 32;
   kernels.dispatch({
     sources: ['integers', 'philox', 'sample'],
-    constants: { THREADS: vocabulary > 1024 ? 256 : 32, GREEDY: temperature === 0, TOP_P: topP < 1 },
+    reductions: { word: 'u32' },
+    constants: { THREADS: threads, LANES: threads, GREEDY: temperature === 0, TOP_P: topP < 1 },
     parameters: {
       u32: {
         rows,

@@ -1,0 +1,18 @@
+/// <reference types="@webgpu/types" preserve="true" />
+
+/** What the shaders of a device may use beyond what every device has. */
+export interface Abilities {
+  /** Threads of the smallest subgroup and of the largest; null: they reduce through workgroup memory alone. */
+  subgroups: { least: number; most: number } | null;
+}
+
+/** Features that are asked for, beyond the least, where the adapter has them. */
+export const wantedFeatures = ['subgroups', 'shader-f16'] as const;
+
+/** `language`: the features of WGSL, which are those of the `GPU` that the device comes from. */
+export function abilitiesOf(device: GPUDevice, language: WGSLLanguageFeatures | undefined): Abilities {
+  const { subgroupMinSize: least, subgroupMaxSize: most } = device.adapterInfo;
+  // Without numbers of subgroups it is not certain which threads share one.
+  const usable = device.features.has('subgroups') && language?.has('subgroup_id');
+  return { subgroups: usable && least && most ? { least, most } : null };
+}
