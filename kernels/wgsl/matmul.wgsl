@@ -8,9 +8,9 @@ const TILE = 64u;
 const DEPTH = 16u;   // k of one step
 const PITCH = 17u;   // vec4s of a row of a tile: one more than it has, against bank conflicts
 
-// [k][row or column], four rows or columns a word.
-var<workgroup> a_tile: array<vec4f, 272>;
-var<workgroup> b_tile: array<vec4f, 272>;
+// [k][row or column], four rows or columns a word. Products and sums are float32 also when factors are f16.
+var<workgroup> a_tile: array<vec4<Factor>, 272>;
+var<workgroup> b_tile: array<vec4<Factor>, 272>;
 
 fn element_a(row: u32, k: u32) -> f32 {
   if (row >= p.m || k >= p.k) { return 0.0; }
@@ -57,24 +57,24 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
     // Threads that follow each other read elements that follow each other.
     for (var i = 0u; i < DEPTH; i++) {
       if (TRANSPOSE_A) {
-        a_tile[i * PITCH + thread / 4u][thread % 4u] = element_a(first_row + thread, begin + i);
+        a_tile[i * PITCH + thread / 4u][thread % 4u] = Factor(element_a(first_row + thread, begin + i));
       } else {
         let row = thread / 16u + 4u * i;
-        a_tile[(thread % 16u) * PITCH + row / 4u][row % 4u] = element_a(first_row + row, begin + thread % 16u);
+        a_tile[(thread % 16u) * PITCH + row / 4u][row % 4u] = Factor(element_a(first_row + row, begin + thread % 16u));
       }
       if (TRANSPOSE_B) {
         let column = thread / 16u + 4u * i;
-        b_tile[(thread % 16u) * PITCH + column / 4u][column % 4u] = element_b(begin + thread % 16u, first_column + column);
+        b_tile[(thread % 16u) * PITCH + column / 4u][column % 4u] = Factor(element_b(begin + thread % 16u, first_column + column));
       } else {
-        b_tile[i * PITCH + thread / 4u][thread % 4u] = element_b(begin + i, first_column + thread);
+        b_tile[i * PITCH + thread / 4u][thread % 4u] = Factor(element_b(begin + i, first_column + thread));
       }
     }
     workgroupBarrier();
     for (var k = 0u; k < DEPTH; k++) {
-      let a0 = a_tile[k * PITCH + y];
-      let a1 = a_tile[k * PITCH + 8u + y];
-      let b0 = b_tile[k * PITCH + x];
-      let b1 = b_tile[k * PITCH + 8u + x];
+      let a0 = vec4f(a_tile[k * PITCH + y]);
+      let a1 = vec4f(a_tile[k * PITCH + 8u + y]);
+      let b0 = vec4f(b_tile[k * PITCH + x]);
+      let b1 = vec4f(b_tile[k * PITCH + 8u + x]);
       s0 = fma(vec4f(a0.x), b0, s0);
       s1 = fma(vec4f(a0.x), b1, s1);
       s2 = fma(vec4f(a0.y), b0, s2);

@@ -15,7 +15,7 @@ import {
   type TensorView,
 } from '../backend.js';
 import { parsedOperations } from '../check-arguments.js';
-import type { Abilities } from './abilities.js';
+import { type Abilities, leastAbilities } from './abilities.js';
 import { Buffers } from './buffers.js';
 import { CommandQueue } from './command-queue.js';
 import { inErrorScopes } from './error-scopes.js';
@@ -69,7 +69,7 @@ export class WebGpuBackend implements Backend, Kernels {
       made: (storage, bytes, failure) => this.#watchAllocation(storage, bytes, failure),
       beforeDestroy: (buffer) => this.#queue.submitUsesOf(buffer),
     });
-    const { abilities = { subgroups: null } } = options;
+    const { abilities = leastAbilities } = options;
     this.#queue = new CommandQueue(device, abilities, (submitted) => this.#watch(submitted));
     this.#faults = new FaultPages(device, (what, calls) => this.#queue.scoped(what, calls));
     void device.lost.then(({ message }) => {

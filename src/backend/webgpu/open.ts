@@ -38,7 +38,7 @@ export async function openWebGpuDevice(
   const language = (options.gpu ?? browserGpu())?.wgslLanguageFeatures;
   if (gpuDevice) {
     const name = 'webgpu (a device of the caller)';
-    const abilities = abilitiesOf(gpuDevice, language);
+    const abilities = await abilitiesOf(gpuDevice, language);
     const backend = new WebGpuBackend(gpuDevice, name, describe(gpuDevice, null), { shared: true, abilities });
     return new Device(backend, 'a WebGPU device was given');
   }
@@ -54,7 +54,7 @@ export async function openWebGpuAdapter(
   why: string,
 ): Promise<Device> {
   const device = await requestDevice(adapter, limits ?? 'adapter');
-  const abilities = abilitiesOf(device, language);
+  const abilities = await abilitiesOf(device, language);
   const name = `webgpu (${adapterName(adapter)})`;
   return new Device(new WebGpuBackend(device, name, describe(device, adapter), { abilities }), why);
 }

@@ -104,7 +104,8 @@ export function shaderCode(
 ): string {
   const { sources, constants = {}, parameters = {}, writes } = dispatch;
   const width = subgroupWidth(dispatch, abilities);
-  const lines = width > 1 ? ['enable subgroups;'] : [];
+  const f16 = abilities.f16 && places.some(({ tensor }) => tensor.dtype === 'f16');
+  const lines = [...(width > 1 ? ['enable subgroups;'] : []), ...(f16 ? ['enable f16;'] : [])];
   for (const [name, value] of Object.entries(constants)) {
     lines.push(`const ${name} = ${typeof value === 'boolean' ? value : `${value}u`};`);
   }
@@ -123,7 +124,15 @@ export function shaderCode(
   });
   if (reportsFaults(dispatch)) lines.push(...faultCode(binding));
   lines.push(wgslSources.storage!);
-  for (const { name, tensor, at } of places) lines.push(...accessors(name, tensor, at, writes));
+  if (f16) lines.push(wgslSources.f16_native!);
+  for (const { name, tensor, at } of places) {
+    const conversion = f16 && tensor.dtype === 'f16' ? 'native_f16' : tensor.dtype;
+    lines.push(...accessors(name, tensor, conversion, at, writes));
+  }
+  if (dispatch.factors) {
+    const short = places.every(({ name, tensor }) => tensor.dtype === 'f16' || !dispatch.factors!.includes(name));
+    lines.push(`alias Factor = ${f16 && short ? 'f16' : 'f32'};`);
+  }
   for (const { name, type } of absent) {
     lines.push(`fn load_${name}(i: u32) -> ${type} { return ${type}(0); }`);
     if (writes.includes(name)) lines.push(`fn store_${name}(i: u32, x: ${type}) {}`);
@@ -209,7 +218,13 @@ function storageCode(
   return lines;
 }
 
-function accessors(name: string, { dtype }: TensorView, at: number, writes: readonly string[]): string[] {
+function accessors(
+  name: string,
+  { dtype }: TensorView,
+  conversion: string,
+  at: number,
+  writes: readonly string[],
+): string[] {
   const wide = bytesPerElement[dtype] === 4;
   const type = dtype === 'i32' ? 'i32' : 'f32';
   const lines = wide
@@ -217,7 +232,7 @@ function accessors(name: string, { dtype }: TensorView, at: number, writes: read
     : [
         `fn load_${name}(i: u32) -> f32 {`,
         `  let place = i + p.${name}_offset;`,
-        `  return ${dtype}_value((word_${at}(place >> 1u) >> ((place & 1u) * 16u)) & 0xffffu);`,
+        `  return ${conversion}_value((word_${at}(place >> 1u) >> ((place & 1u) * 16u)) & 0xffffu);`,
         '}',
       ];
   if (!writes.includes(name)) return lines;
@@ -227,7 +242,7 @@ function accessors(name: string, { dtype }: TensorView, at: number, writes: read
     lines.push(
       `fn store_${name}(i: u32, x: f32) {`,
       `  let place = i + p.${name}_offset;`,
-      `  set_half_${at}(place >> 1u, (place & 1u) * 16u, ${dtype}_bits(x));`,
+      `  set_half_${at}(place >> 1u, (place & 1u) * 16u, ${conversion}_bits(x));`,
       '}',
     );
   }

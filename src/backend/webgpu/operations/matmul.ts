@@ -15,6 +15,7 @@ export function matmul(kernels: Kernels, args: Arguments<'matmul'>): void {
   }
   kernels.dispatch({
     sources: ['matmul'],
+    factors: ['a', 'b'],
     constants: {
       TRANSPOSE_A: args.transposeA !== 0,
       TRANSPOSE_B: args.transposeB !== 0,
