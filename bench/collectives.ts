@@ -8,7 +8,6 @@
  */
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
-import { writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -17,6 +16,7 @@ import { openProcessGroup } from '../src/distributed/open-process-group.js';
 import type { ProcessGroup, Store } from '../src/distributed/process-group.js';
 import { CausalLM, type Device, openDevice, Tokenizer } from '../src/index.js';
 import { gradientOrder } from '../src/models/decoder.js';
+import { commandOf, median, today, writeResults } from './common/report.js';
 
 const { values: flags } = parseArgs({
   options: {
@@ -60,11 +60,6 @@ interface Report {
 
 if (flags.rank === undefined) await parent();
 else await runRank(Number(flags.rank));
-
-function median(values: number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  return sorted[Math.floor(sorted.length / 2)]!;
-}
 
 // ---- a rank -----------------------------------------------------------------------------------------------------------
 
@@ -209,17 +204,14 @@ async function parent(): Promise<void> {
   if (codes.some((code) => code !== 0)) throw new Error(`ranks ended with ${codes.join(', ')}`);
   const report = reports[0]!;
   const result = {
-    date: new Date().toISOString().slice(0, 10),
+    date: today(),
     cpu: `${cpus()[0]!.model}, ${cpus().length} cores`,
-    command: `npm run bench -- collectives ${process.argv.slice(2).join(' ')}`.trim(),
+    command: commandOf('collectives'),
     ranks: worldSize,
     threadsPerRank: 1,
     ...report,
   };
-  const markdown = describe(result);
-  console.log(markdown);
-  writeFileSync('bench/results/collectives-cpu.json', `${JSON.stringify(result, null, 2)}\n`);
-  writeFileSync('bench/results/collectives-cpu.md', markdown);
+  writeResults('bench/results/collectives-cpu', result, describe(result));
 }
 
 function describe(

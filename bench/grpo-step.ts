@@ -8,12 +8,13 @@
  * Writes bench/results/grpo-step-cpu.{json,md}.
  */
 import { spawn } from 'node:child_process';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { availableParallelism, cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
 import { CausalLM, type Device, GRPOTrainer, NativeEngine, openDevice, Tokenizer } from '../src/index.js';
+import { commandOf, median, today, writeResults } from './common/report.js';
 
 const { values: flags } = parseArgs({
   options: {
@@ -124,11 +125,6 @@ async function trl(folder: string, sizes: Sizes): Promise<{ seconds: number[]; v
   return { seconds, versions };
 }
 
-function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  return sorted[Math.floor(sorted.length / 2)]!;
-}
-
 /** Both sides in turn, on one model folder. */
 async function compare(name: ModelName, promptTokens: number, device: Device) {
   const sizes: Sizes = { prompts: 4, generations: 8, tokens: 64, promptTokens };
@@ -179,11 +175,8 @@ for (const name of (flags.model ?? Object.keys(shapes)) as ModelName[]) {
 
 const result = {
   what: 'one GRPO step: rollout and update, seconds (median) and completion tokens a second',
-  date: new Date().toISOString().slice(0, 10),
-  command: `npm run bench -- grpo-step ${process.argv
-    .slice(2)
-    .filter((arg, i, all) => arg !== '--python' && all[i - 1] !== '--python')
-    .join(' ')}`.trim(),
+  date: today(),
+  command: commandOf('grpo-step', ['--python']),
   cpu: `${cpus()[0]?.model.trim()}, ${availableParallelism()} cores, ${threads} threads used by both`,
   device: device.backend.details,
   versions: `Node ${process.version}, ${rows[0]?.versions}`,
@@ -211,6 +204,4 @@ const markdown = `# One GRPO step on the CPU, beside TRL
 |---|---|---|---|---|---|
 ${table.join('\n')}
 `;
-await writeFile('bench/results/grpo-step-cpu.json', `${JSON.stringify(result, null, 2)}\n`);
-await writeFile('bench/results/grpo-step-cpu.md', markdown);
-console.log(markdown);
+writeResults('bench/results/grpo-step-cpu', result, markdown);

@@ -8,7 +8,7 @@
  * Writes bench/results/cpu-kernels.{json,md}.
  */
 import { spawn } from 'node:child_process';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus, loadavg } from 'node:os';
 import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
@@ -25,6 +25,7 @@ import {
   tokenLogProbs,
   tokenLogProbsBackward,
 } from '../src/index.js';
+import { commandOf, median, today, writeResults } from './common/report.js';
 
 const { values: flags } = parseArgs({
   options: {
@@ -274,11 +275,6 @@ async function extraMemory(device: Device, run: () => void): Promise<number> {
   return Math.max(memoryStatus('VmHWM') - before, 0);
 }
 
-function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  return sorted[Math.floor(sorted.length / 2)]!;
-}
-
 async function measure(task: Task, peer: Awaited<ReturnType<typeof openPeer>>): Promise<Row> {
   // A device of its own: its scratch space then counts as extra memory of this task.
   const device = await openDevice('cpu', { threads });
@@ -363,8 +359,6 @@ for (const width of list(flags.hidden)) {
   }
 }
 
-/** What bounds the figures, from profiles: written by hand, and kept when the benchmark runs again. */
-const notes = 'bench/results/cpu-kernels.notes.md';
 const startLoad = loadavg()[0]!;
 const rows: Row[] = [];
 for (const task of tasks) rows.push(await measure(task, peer));
@@ -372,11 +366,8 @@ peer.close();
 
 const result = {
   what: 'GRPO kernels on the CPU: median milliseconds, and peak extra memory in MiB',
-  date: new Date().toISOString().slice(0, 10),
-  command: `npm run bench -- kernels ${process.argv
-    .slice(2)
-    .filter((arg, i, all) => arg !== '--python' && all[i - 1] !== '--python')
-    .join(' ')}`.trim(),
+  date: today(),
+  command: commandOf('kernels', ['--python']),
   cpu: `${cpus()[0]?.model.trim()}, ${availableParallelism()} cores, ${threads} threads used by both`,
   load: `load average ${startLoad.toFixed(1)} at the start, ${loadavg()[0]!.toFixed(1)} at the end`,
   device: details,
@@ -400,8 +391,5 @@ const markdown = `# GRPO kernels on the CPU
 | task | ours | PyTorch eager | TRL's functions | torch.compile | limit | ours / limit | extra memory |
 |---|---|---|---|---|---|---|---|
 ${rows.map(line).join('\n')}
-
-${existsSync(notes) ? readFileSync(notes, 'utf8') : ''}`;
-writeFileSync(`${flags.out}.json`, `${JSON.stringify(result, null, 2)}\n`);
-writeFileSync(`${flags.out}.md`, markdown);
-console.log(markdown);
+`;
+writeResults(flags.out, result, markdown);

@@ -12,7 +12,6 @@
  */
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
-import { writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -20,6 +19,7 @@ import { openProcessGroup } from '../src/distributed/open-process-group.js';
 import type { Store } from '../src/distributed/process-group.js';
 import { singleProcessGroup } from '../src/distributed/single-process-group.js';
 import { CausalLM, GRPOTrainer, openDevice, Tokenizer } from '../src/index.js';
+import { today, writeResults } from './common/report.js';
 
 const { values: flags } = parseArgs({
   options: {
@@ -84,17 +84,13 @@ if (flags.rank === undefined) {
     });
   }
   const report = {
-    date: new Date().toISOString().slice(0, 10),
+    date: today(),
     cpu: cpus()[0]!.model,
     cores: cpus().length,
     steps,
     rows,
   };
-  const file = (ending: string) => fileURLToPath(new URL(`results/scaling-cpu.${ending}`, import.meta.url));
-  writeFileSync(file('json'), `${JSON.stringify(report, null, 2)}\n`);
-  const text = markdown(report);
-  writeFileSync(file('md'), text);
-  process.stdout.write(text);
+  writeResults('bench/results/scaling-cpu', report, markdown(report));
 } else {
   await measure(Number(flags.rank), Number(flags.ranks), Number(flags.stage) as 0 | 1 | 2);
 }
