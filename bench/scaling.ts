@@ -1,7 +1,8 @@
 /**
  * One and two ranks on the CPU: tokens a second of whole GRPO steps, what the ranks send in a step, and how much of the
  * exchange hides behind the backward pass. Each rank computes with one thread, so two ranks have twice the hardware. One
- * rank with the part that a rank of two has shows what of a step does not get shorter with fewer completions.
+ * rank with the part that a rank of two has shows what of a step does not get shorter with fewer completions; two of
+ * those at once, that have nothing to do with each other, what the two cores slow each other.
  *
  * The model is large enough for that: with a tenth of the weights, sampling waits for each token, not for its 16 rows or
  * 32, and all gradients fit into one bucket, which is complete when the backward pass ends.
@@ -53,6 +54,8 @@ interface Measured {
 
 interface Row extends Measured {
   ranks: number;
+  /** Whether each is a run of its own. */
+  apart: boolean;
   completions: number;
   zeroStage: number;
   /** Tokens a second of a rank, as a share of those of a single rank. */
@@ -63,19 +66,21 @@ interface Row extends Measured {
 
 if (flags.rank === undefined) {
   const rows: Row[] = [];
-  for (const [ranks, zeroStage, count] of [
-    [1, 0, completions],
-    [1, 0, completions / 2],
-    [2, 0, completions],
-    [2, 1, completions],
-    [2, 2, completions],
+  for (const [ranks, zeroStage, count, apart] of [
+    [1, 0, completions, false],
+    [1, 0, completions / 2, false],
+    [2, 0, completions, true],
+    [2, 0, completions, false],
+    [2, 1, completions, false],
+    [2, 2, completions, false],
   ] as const) {
-    const measured = await runRanks(ranks, zeroStage, count);
+    const measured = apart ? await runApart(ranks, count) : await runRanks(ranks, zeroStage, count);
     const alone = rows[0]?.tokensPerSecond ?? measured.tokensPerSecond;
     const { communicationSeconds: busy, waitSeconds } = measured;
     const overlap = busy > 0 ? Math.max(0, 1 - waitSeconds / busy) : null;
     rows.push({
       ranks,
+      apart,
       zeroStage,
       completions: count,
       ...measured,
@@ -155,6 +160,13 @@ function parentStore(): Store {
   };
 }
 
+/** As many runs of one rank at once, which share the completions. */
+async function runApart(runs: number, count: number): Promise<Measured> {
+  const each = await Promise.all(Array.from({ length: runs }, () => runRanks(1, 0, count / runs)));
+  const tokensPerSecond = each.reduce((sum, run) => sum + run.tokensPerSecond, 0);
+  return { ...each[0]!, tokensPerSecond, stepSeconds: Math.max(...each.map((run) => run.stepSeconds)) };
+}
+
 async function runRanks(ranks: number, zeroStage: number, count: number): Promise<Measured> {
   const known = new Map<string, string>();
   const waiting: { key: string; send: (value: string) => void }[] = [];
@@ -182,8 +194,8 @@ async function runRanks(ranks: number, zeroStage: number, count: number): Promis
 function markdown({ date, cpu, cores, rows }: { date: string; cpu: string; cores: number; rows: Row[] }): string {
   const percent = (share: number | null) => (share === null ? '' : `${Math.round(100 * share)} %`);
   const lines = rows.map(
-    ({ ranks, zeroStage, completions: count, tokensPerSecond, stepSeconds, efficiency, bytesSent, overlap }) =>
-      `| ${ranks} | ${zeroStage} | ${count} | ${Math.round(tokensPerSecond)} | ${(1000 * stepSeconds).toFixed(0)} | ` +
+    ({ ranks, apart, zeroStage, completions: count, tokensPerSecond, stepSeconds, efficiency, bytesSent, overlap }) =>
+      `| ${apart ? `${ranks} x 1` : ranks} | ${zeroStage} | ${count} | ${Math.round(tokensPerSecond)} | ${(1000 * stepSeconds).toFixed(0)} | ` +
       `${percent(efficiency)} | ${(bytesSent / 1e6).toFixed(2)} | ${percent(overlap)} |`,
   );
   return `# GRPO steps on one and two ranks
