@@ -5,13 +5,15 @@ const THREADS = 64u;
 var<workgroup> seen: atomic<u32>;
 var<workgroup> seen_before: u32;
 var<workgroup> matches: array<u32, THREADS>;
+var<workgroup> shared_id: i32;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgroups: vec3u,
         @builtin(local_invocation_index) thread: u32) {
   let row = workgroup_number(workgroup, workgroups);
   if (row >= p.rows) { return; }
-  let id = load_ids(row);
+  if (thread == 0u) { shared_id = load_ids(row); }
+  let id = workgroupUniformLoad(&shared_id);  // uniform also where ids share a buffer that is written
   for (var n = thread; n < row; n += THREADS) {
     if (load_ids(n) == id) { atomicStore(&seen, 1u); break; }
   }

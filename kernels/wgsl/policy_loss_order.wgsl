@@ -4,14 +4,17 @@
 
 const THREADS = 64u;
 var<workgroup> ranks: array<u32, THREADS>;
+var<workgroup> range: vec2u;
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgroups: vec3u,
         @builtin(local_invocation_index) thread: u32) {
   let b = workgroup_number(workgroup, workgroups);
   if (b >= p.sequences) { return; }
-  let begin = u32(clamp(load_offsets(b), 0, i32(p.tokens)));
-  let end = u32(clamp(load_offsets(b + 1u), 0, i32(p.tokens)));
+  if (thread == 0u) { range = vec2u(clamp(vec2i(load_offsets(b), load_offsets(b + 1u)), vec2i(0), vec2i(i32(p.tokens)))); }
+  let tokens = workgroupUniformLoad(&range);  // uniform also where offsets share a buffer that is written
+  let begin = tokens.x;
+  let end = tokens.y;
   let blocks = (max(end, begin) - begin + THREADS - 1u) / THREADS;
   var count = 0u;
   for (var block = 0u; block < blocks; block++) {
