@@ -14,10 +14,14 @@ export interface TestDevice {
 
 /**
  * The devices of this machine that a suite should run on: the CPU with each instruction set that the processor has and
- * each matrix product that is installed, every WebGPU adapter, in software or not, CUDA's kernels on the processor, and
- * a CUDA device where there is one.
+ * each matrix product that is installed, every WebGPU adapter, in software or not, with the least that WebGPU
+ * guarantees, CUDA's kernels on the processor, and a CUDA device where there is one.
+ *
+ * `features`: also every WebGPU adapter with all that it offers: limits, subgroups, f16. On an adapter in software all
+ * suites would take 220 s of the processor for that. Those that ask for it are one for each kind of shader that differs,
+ * some 85 s together; test/unit/backend/webgpu-features.test.ts compares the bits of all such shaders.
  */
-export async function testDevices(): Promise<TestDevice[]> {
+export async function testDevices({ features = false } = {}): Promise<TestDevice[]> {
   const found: TestDevice[] = [];
   for (const isa of ['baseline', 'avx2', 'avx512'] as const) {
     for (const matmul of ['builtin', 'openblas'] as const) {
@@ -25,12 +29,14 @@ export async function testDevices(): Promise<TestDevice[]> {
       if (await canOpen(open)) found.push({ name: `cpu ${isa} ${matmul}`, open });
     }
   }
-  // With the least limits that WebGPU guarantees. Its matrix product is the only one, and has the same rows in every
-  // batch, as the one built in for the CPU.
+  // The matrix product of WebGPU is the only one, and has the same rows in every batch, as the one built in for the CPU.
   for (const adapter of await adapterNames()) {
-    const open = async () =>
-      openWebGpuDevice({ gpu: await loadDawn(`adapter=${adapter}`), software: true, limits: 'minimum' });
-    if (await canOpen(open)) found.push({ name: `webgpu ${adapter} builtin`, open });
+    const open = async (limits: 'minimum' | 'adapter') =>
+      openWebGpuDevice({ gpu: await loadDawn(`adapter=${adapter}`), software: true, limits });
+    if (!(await canOpen(() => open('minimum')))) continue;
+    // Vitest cuts long names short: what tells devices apart comes first.
+    found.push({ name: `webgpu minimum ${adapter} builtin`, open: () => open('minimum') });
+    if (features) found.push({ name: `webgpu everything ${adapter} builtin`, open: () => open('adapter') });
   }
   // The kernels of CUDA, built for the processor; so is their matrix product.
   if (existsSync(cudaOnCpu.library)) found.push({ name: 'cuda-on-cpu builtin', open: () => openCudaOnCpu() });

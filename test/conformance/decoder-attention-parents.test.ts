@@ -14,7 +14,9 @@ const scale = 0.3;
 const lengths = [17, 3, 40, 6, 5, 1, 2, 0];
 const parents = [-1, 0, 0, -1, -1, 0, 3, 3];
 
-describe.each(await testDevices())('attention of sequences that continue another on $name', ({ open }) => {
+const devices = await testDevices({ features: true });
+
+describe.each(devices)('attention of sequences that continue another on $name', ({ open }) => {
   let device: Device;
   let t: Tensors;
 

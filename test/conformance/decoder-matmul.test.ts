@@ -16,7 +16,7 @@ function positive(rows: number, columns: number): Matrix {
   return { ...m, data: m.data.map(Math.abs) };
 }
 
-describe.each(await testDevices())('matmul on $name', ({ name, open }) => {
+describe.each(await testDevices({ features: true }))('matmul on $name', ({ name, open }) => {
   let device: Device;
   let t: Tensors;
 

@@ -47,7 +47,7 @@ test('the reference agrees with torch.optim.AdamW', () => {
   });
 });
 
-describe.each(await testDevices())('the optimiser on $name', ({ open }) => {
+describe.each(await testDevices({ features: true }))('the optimiser on $name', ({ open }) => {
   let device: Device;
   let t: Tensors;
 

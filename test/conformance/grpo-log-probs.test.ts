@@ -32,7 +32,7 @@ interface Case {
 
 const fixture = new URL('../fixtures/kernels/log-probs.json', import.meta.url);
 const { cases } = JSON.parse(readFileSync(fixture, 'utf8')) as { cases: Case[] };
-const devices = (await testDevices()).filter(({ name }) => !name.endsWith('openblas'));
+const devices = (await testDevices({ features: true })).filter(({ name }) => !name.endsWith('openblas'));
 
 interface Input {
   logits: ArrayLike<number>;

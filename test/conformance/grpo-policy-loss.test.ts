@@ -30,7 +30,7 @@ const { data, cases } = JSON.parse(readFileSync(fixture, 'utf8')) as {
   data: Required<Data>;
   cases: FixtureCase[];
 };
-const devices = (await testDevices()).filter(({ name }) => !name.endsWith('openblas'));
+const devices = (await testDevices({ features: true })).filter(({ name }) => !name.endsWith('openblas'));
 const tolerance = 2e-6;
 
 async function run(device: Device, { logProbs, ...rest }: Data, options: PolicyLossOptions) {

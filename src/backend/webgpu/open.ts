@@ -1,7 +1,7 @@
 /// <reference types="@webgpu/types" preserve="true" />
 import { BackendUnavailableError, InvalidArgumentError } from '../../errors.js';
 import { Device } from '../../tensor.js';
-import { abilitiesOf, wantedFeatures } from './abilities.js';
+import { type Abilities, abilitiesOf, wantedFeatures } from './abilities.js';
 import { WebGpuBackend } from './backend.js';
 
 export interface WebGpuDeviceOptions {
@@ -39,7 +39,10 @@ export async function openWebGpuDevice(
   if (gpuDevice) {
     const name = 'webgpu (a device of the caller)';
     const abilities = await abilitiesOf(gpuDevice, language);
-    const backend = new WebGpuBackend(gpuDevice, name, describe(gpuDevice, null), { shared: true, abilities });
+    const backend = new WebGpuBackend(gpuDevice, name, describe(gpuDevice, null, abilities), {
+      shared: true,
+      abilities,
+    });
     return new Device(backend, 'a WebGPU device was given');
   }
   const adapter = await requestWebGpuAdapter(options);
@@ -56,7 +59,7 @@ export async function openWebGpuAdapter(
   const device = await requestDevice(adapter, limits ?? 'adapter');
   const abilities = await abilitiesOf(device, language);
   const name = `webgpu (${adapterName(adapter)})`;
-  return new Device(new WebGpuBackend(device, name, describe(device, adapter), { abilities }), why);
+  return new Device(new WebGpuBackend(device, name, describe(device, adapter, abilities), { abilities }), why);
 }
 
 /** The adapter that `openWebGpuDevice` would use. */
@@ -103,11 +106,17 @@ async function requestDevice(adapter: GPUAdapter, limits: 'adapter' | 'minimum')
   }
 }
 
-function describe({ limits, features }: GPUDevice, adapter: GPUAdapter | null): Record<string, string> {
+function describe(
+  { limits, features }: GPUDevice,
+  adapter: GPUAdapter | null,
+  { subgroups, f16 }: Abilities,
+): Record<string, string> {
   const known: Record<string, string> = adapter ? { adapter: adapterName(adapter), vendor: adapter.info.vendor } : {};
   return {
     ...known,
     features: wantedFeatures.filter((feature) => features.has(feature)).join(', ') || 'none',
+    reductions: subgroups ? `in subgroups of ${subgroups.least} to ${subgroups.most}` : 'through workgroup memory',
+    f16: f16 ? 'converted by the device' : 'converted by integers',
     ...Object.fromEntries(wantedLimits.map((name) => [name, String(limits[name])])),
   };
 }

@@ -126,7 +126,13 @@ describe.each(await adapterNames())('optional features of %s', (adapter) => {
 
   test('are not asked for with the least limits', () => {
     expect([...least.gpuDevice.features].filter((feature) => /subgroups|f16/.test(feature))).toEqual([]);
-    expect(least.device.backend.details.features).toBe('none');
+    expect(least.device.backend.details).toMatchObject({
+      features: 'none',
+      reductions: 'through workgroup memory',
+      f16: 'converted by integers',
+    });
+    const { subgroupMinSize, subgroupMaxSize } = most.gpuDevice.adapterInfo;
+    expect(most.device.backend.details.reductions).toBe(`in subgroups of ${subgroupMinSize} to ${subgroupMaxSize}`);
   });
 
   test('reductions have the same bits in subgroups and through workgroup memory', async () => {
