@@ -17,7 +17,8 @@ export const wantedFeatures = ['subgroups', 'shader-f16'] as const;
 
 /** `language`: the features of WGSL, which are those of the `GPU` that the device comes from. */
 export async function abilitiesOf(device: GPUDevice, language: WGSLLanguageFeatures | undefined): Promise<Abilities> {
-  const { subgroupMinSize: least, subgroupMaxSize: most } = device.adapterInfo;
+  // Browsers that know no subgroups may have no adapterInfo.
+  const { subgroupMinSize: least, subgroupMaxSize: most } = device.adapterInfo ?? {};
   // Without numbers of subgroups it is not certain which threads share one.
   const usable = device.features.has('subgroups') && language?.has('subgroup_id');
   return {
