@@ -27,6 +27,15 @@ fn element(x: f32, gradient: Gradient) -> f32 {
   return select(0.0, e * (d * gradient.slope + gradient.intercept), e > 0.0);
 }
 
+fn element_four(x: vec4f, gradient: Gradient) -> vec4f {
+  return vec4f(element(x.x, gradient), element(x.y, gradient), element(x.z, gradient), element(x.w, gradient));
+}
+
+fn capped_slope_four(x: vec4f) -> vec4f {
+  if (SOFTCAP) { return vec4f(capped_slope(x.x), capped_slope(x.y), capped_slope(x.z), capped_slope(x.w)); }
+  return vec4f(1.0);
+}
+
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgroups: vec3u,
         invocation: Invocation) {
@@ -58,15 +67,17 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
   workgroupBarrier();  // in place: all have read it
 
   var others = 0.0;
-  for (var i = thread; i < p.columns; i += THREADS) {
-    let logit = load_logits(row * p.logits_stride + i);
-    let impossible = is_negative_infinity(logit) && !SOFTCAP;
-    var value = 0.0;
-    if (!impossible) { value = element(capped(logit), gradient); }
-    if (i != target_) {
-      others += value;
-      store_gradLogits(row * p.gradLogits_stride + i, select(p.nan, value * capped_slope(select(logit, 0.0, impossible)), usable));
-    }
+  for (var first = thread; first < p.columns; first += 4u * THREADS) {
+    let logits = load_four(row, first);
+    let values = select(vec4f(0.0), element_four(capped_four(logits.values), gradient), logits.present);
+    let stored = (logits.columns < vec4u(p.columns)) & (logits.columns != vec4u(target_));
+    others += sum_four(select(vec4f(0.0), values, stored));
+    let gradients = select(vec4f(p.nan), values * capped_slope_four(logits.values), usable);
+    let places = row * p.gradLogits_stride + logits.columns;
+    if (stored.x) { store_gradLogits(places.x, gradients.x); }
+    if (stored.y) { store_gradLogits(places.y, gradients.y); }
+    if (stored.z) { store_gradLogits(places.z, gradients.z); }
+    if (stored.w) { store_gradLogits(places.w, gradients.w); }
   }
   others = lanes_sum(thread, others);
   if (thread == 0u && target_ < p.columns) {
