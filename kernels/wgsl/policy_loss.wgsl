@@ -8,6 +8,9 @@ const LARGE = 3.4028234e38;
 
 var<workgroup> shared_count: u32;
 
+fn join_sums(a: vec4f, b: vec4f) -> vec4f { return a + b; }
+fn join_extremes(a: vec3f, b: vec3f) -> vec3f { return max(a, b); }
+
 fn value(i: u32, which: u32) -> f32 { return load_values(8u * i + which); }
 
 struct Terms { ratio: f32, correction: f32, phi_positive: f32, phi_negative: f32, near_policy: bool }
@@ -175,32 +178,36 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
   }
 
   let at = b * RESULTS;
-  let loss_sum = lanes_sum(thread, loss);
-  let entropy_sum = lanes_sum(thread, acted_entropy);
+  // Four sums at a time: what a sum costs is that the threads wait for each other.
+  let first = lanes_sums(thread, vec4f(loss, acted_entropy, 0.0, 0.0));
   if (thread == 0u) {
-    store_results(at, loss_sum * scale);
-    store_results(at + 1u, entropy_sum);
+    store_results(at, first.x * scale);
+    store_results(at + 1u, first.y);
   }
   var low_clipped = 0.0;
   var high_clipped = 0.0;
-  for (var k = 0u; k < SUMS; k++) {
-    var sum = lanes_sum(thread, sums[k]);
-    if (k == 0u) { sum = f32(count); }
-    if (k == 1u) { sum = select(0.0, 1.0, count > 0u); }
-    if (k == 6u) { low_clipped = sum; }
-    if (k == 7u) { high_clipped = sum; }
-    if (thread == 0u) { store_results(at + 2u + k, sum); }
+  for (var k = 0u; k < SUMS; k += 4u) {
+    let four = lanes_sums(thread, vec4f(sums[k], sums[k + 1u], sums[k + 2u], sums[k + 3u]));
+    if (thread == 0u) {
+      for (var j = 0u; j < 4u; j++) { store_results(at + 2u + k + j, four[j]); }
+    }
+    if (k == 4u) {
+      low_clipped = four.z;
+      high_clipped = four.w;
+    }
   }
-  let least = -lanes_most(thread, -ratio_min);
-  let most = lanes_most(thread, ratio_max);
-  let difference = lanes_most(thread, difference_max);
+  if (thread == 0u) {
+    store_results(at + 2u, f32(count));
+    store_results(at + 3u, select(0.0, 1.0, count > 0u));
+  }
+  let extremes = lanes_extremes(thread, vec3f(-ratio_min, ratio_max, difference_max));
   if (thread == 0u) {
     let some = count > 0u;
     let tokens = f32(max(count, 1u));
-    store_results(at + 18u, select(LARGE, least, some));
+    store_results(at + 18u, select(LARGE, -extremes.x, some));
     store_results(at + 19u, select(LARGE, low_clipped / tokens, some));
-    store_results(at + 20u, select(-LARGE, most, some));
+    store_results(at + 20u, select(-LARGE, extremes.y, some));
     store_results(at + 21u, select(-LARGE, high_clipped / tokens, some));
-    store_results(at + 22u, difference);
+    store_results(at + 22u, extremes.z);
   }
 }

@@ -6,7 +6,7 @@ export interface Dispatch {
   sources: readonly string[];
   entry?: string;
   /** Reductions (kernels/wgsl/reduce.wgsl) over constants LANES of THREADS threads: by name, the type of their values. */
-  reductions?: Readonly<Record<string, 'f32' | 'u32' | 'vec3f' | 'vec3u'>>;
+  reductions?: Readonly<Record<string, 'f32' | 'u32' | 'vec3f' | 'vec3u' | 'vec4f'>>;
   /** Tensors whose elements lie in workgroup memory as `Factor`: f16 where all are and the device has it, else f32. */
   factors?: readonly string[];
   /** What the shader is compiled for. */
