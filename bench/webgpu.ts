@@ -16,6 +16,7 @@ import { loadDawn } from '../src/backend/dawn.js';
 import type { WebGpuBackend } from '../src/backend/webgpu/backend.js';
 import { openDevice } from '../src/index.js';
 import { commandOf, median, today, writeResults } from './common/report.js';
+import { difference, tolerance } from './webgpu/compare.js';
 import { type Copies, prepareCopies } from './webgpu/copy-rate.js';
 import { ourSide } from './webgpu/ours.js';
 import {
@@ -31,12 +32,12 @@ const { values: flags } = parseArgs({
   options: {
     /** Part of an adapter's name; `software`: any, hardware first. */
     adapter: { type: 'string', default: 'software' },
-    rows: { type: 'string', default: '256,1024' },
-    vocab: { type: 'string', default: '8192,32768' },
+    rows: { type: 'string', default: '64' },
+    vocab: { type: 'string', default: '8192,32768,131072' },
     dtypes: { type: 'string', default: 'f32,bf16' },
     tokens: { type: 'string', default: '65536' },
     groups: { type: 'string', default: '4096' },
-    rounds: { type: 'string', default: '5' },
+    rounds: { type: 'string', default: '3' },
     peers: { type: 'string', default: 'tensorflowjs,onnxruntime-web' },
     /** Another device, `cuda` say, on which the same calls are timed. */
     beside: { type: 'string' },
@@ -48,8 +49,6 @@ const list = (text: string) => text.split(',').filter(Boolean);
 /** Seconds that a sample takes about, in as many calls as that needs. */
 const sampleSeconds = 0.2;
 const mostCalls = 50;
-/** Largest sum of differences from our result, as a share of the sum of its magnitudes. */
-const tolerance = 1e-4;
 
 interface Row {
   task: string;
@@ -57,7 +56,7 @@ interface Row {
   bytes: number;
   /** Seconds a call, by side; or why it does not run. */
   seconds: Record<string, number | string>;
-  /** Largest difference from our results, as `tolerance` counts it. */
+  /** Largest difference from our results. */
   differences: Record<string, number>;
   /** Bytes a second, read and written ones counted both. */
   copyRates: Record<string, number>;
@@ -200,16 +199,6 @@ async function measure(problem: Problem): Promise<Row> {
   if (besideInputs) disposeInputs(besideInputs);
   console.log(line(row));
   return row;
-}
-
-function difference(actual: Float32Array, expected: Float32Array): number {
-  if (actual.length !== expected.length) return Number.POSITIVE_INFINITY;
-  let [apart, size] = [0, 0];
-  actual.forEach((value, i) => {
-    apart += Math.abs(value - expected[i]!);
-    size += Math.abs(expected[i]!);
-  });
-  return apart / size;
 }
 
 // ---- the report -----------------------------------------------------------------------------------------------------
