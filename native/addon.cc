@@ -64,7 +64,13 @@ void Environment::on_message(napi_env raw, void* context, const Message& message
   auto* self = static_cast<Environment*>(context);
   const Napi::Env env(raw);
   const Napi::HandleScope scope(env);
-  if (message.ended_engine) self->engines_.erase(message.ended_engine);
+  if (message.ended_engine) {
+    self->engines_.erase(message.ended_engine);
+    self->kept_.erase(message.ended_engine);
+  }
+  if (const auto kept = self->kept_.find(message.freed_engine); kept != self->kept_.end()) {
+    kept->second.erase(message.freed_storage);
+  }
   if (message.ended_group) self->groups_.erase(message.ended_group);
   const auto found = self->pending_.find(message.request);
   if (found == self->pending_.end()) return;
@@ -201,14 +207,30 @@ Napi::Value Environment::allocate(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), on.allocate(static_cast<size_t>(bytes)));
 }
 
-// adopt(engine, pointer, bytes): storage
+// A stream of somebody else: an address, or undefined for none.
+std::optional<void*> Environment::stream(Napi::Env env, Napi::Value value) {
+  if (value.IsUndefined()) return {};
+  bool lossless = false;
+  const uint64_t address = value.As<Napi::BigInt>().Uint64Value(&lossless);
+  if (!lossless) throw error(env, "GRPO_INVALID_ARGUMENT", "a stream that is not an address");
+  return reinterpret_cast<void*>(address);
+}
+
+// adopt(engine, pointer, bytes, stream, keepAlive): storage. The last two may be undefined.
 Napi::Value Environment::adopt(const Napi::CallbackInfo& info) {
   Engine& on = engine(info);
   bool lossless = false;
   const uint64_t address = info[1].As<Napi::BigInt>().Uint64Value(&lossless);
   if (!lossless || address == 0) throw error(info.Env(), "GRPO_INVALID_ARGUMENT", "a pointer that is not an address");
   const auto bytes = static_cast<size_t>(info[2].As<Napi::Number>().Int64Value());
-  return Napi::Number::New(info.Env(), on.adopt(reinterpret_cast<void*>(address), bytes));
+  const Napi::Value keep = info[4];
+  const double storage =
+      on.adopt(reinterpret_cast<void*>(address), bytes, stream(info.Env(), info[3]), !keep.IsUndefined());
+  if (!keep.IsUndefined()) {
+    kept_[info[0].As<Napi::Number>().Uint32Value()].emplace(static_cast<uint64_t>(storage),
+                                                            Napi::Reference<Napi::Value>::New(keep, 1));
+  }
+  return Napi::Number::New(info.Env(), storage);
 }
 
 // release(engine, storage)
@@ -325,11 +347,12 @@ TensorArgument Environment::read_tensor(Napi::Env env, Engine& on, const double*
   return argument;
 }
 
-// synchronize(engine): Promise<void>
+// synchronize(engine, stream): Promise<void>. Without a stream, once all has run; with one, once it waits for all.
 Napi::Value Environment::synchronize(const Napi::CallbackInfo& info) {
   Engine& on = engine(info);
   const auto deferred = Napi::Promise::Deferred::New(info.Env());
-  on.synchronize(wait(info.Env(), {deferred, {}}));
+  const std::optional<void*> to = stream(info.Env(), info[1]);
+  on.synchronize(wait(info.Env(), {deferred, {}}), to);
   report_memory(info.Env());
   return deferred.Promise();
 }

@@ -111,8 +111,17 @@ double Engine::allocate(size_t bytes) {
   return static_cast<double>(last_storage_);
 }
 
-double Engine::adopt(void* data, size_t bytes) {
-  storages_.emplace(++last_storage_, std::make_unique<Storage>(Storage(bytes, data)));
+double Engine::adopt(void* data, size_t bytes, std::optional<void*> stream, bool kept) {
+  auto owned = std::make_unique<Storage>(bytes, data, kept);
+  Storage* storage = owned.get();
+  storages_.emplace(++last_storage_, std::move(owned));
+  if (stream) {
+    enqueue([this, storage, stream = *stream] {
+      storage->failure = lost_ ? lost_ : failure_of(backend_->wait_for_stream(context_, stream), "tensorFromPointer");
+      // Without the order it must not be used, not even to be overwritten.
+      if (storage->failure) storage->data = nullptr;
+    });
+  }
   return static_cast<double>(last_storage_);
 }
 
@@ -123,7 +132,15 @@ size_t Engine::release(double storage) {
   std::unique_ptr<Storage> owned = std::move(found->second);
   storages_.erase(found);
   const size_t bytes = owned->adopted ? 0 : owned->bytes;
-  enqueue([this, owned = std::move(owned)] { release_now(*owned); });
+  enqueue([this, owned = std::move(owned), storage] {
+    release_now(*owned);
+    if (!owned->kept) return;
+    synchronize_now({});
+    auto message = std::make_unique<Message>();
+    message->freed_engine = id_;
+    message->freed_storage = static_cast<uint64_t>(storage);
+    mailbox_->post(std::move(message));
+  });
   return bytes;
 }
 
@@ -165,12 +182,8 @@ void Engine::wait(std::shared_ptr<Collective> collective) {
   });
 }
 
-void Engine::synchronize(uint64_t request) {
-  enqueue(
-      [this, request] {
-        mailbox_->settle(request, lost_ ? lost_ : failure_of(backend_->synchronize(context_), "synchronize"));
-      },
-      request);
+void Engine::synchronize(uint64_t request, std::optional<void*> stream) {
+  enqueue([=, this] { mailbox_->settle(request, synchronize_now(stream)); }, request);
 }
 
 grpo_memory Engine::memory() const { return {live_bytes_, reserved_bytes_, peak_bytes_}; }
@@ -276,6 +289,12 @@ FailurePtr Engine::allocate_now(Storage& storage) {
   allocated_.insert(&storage);
   publish_memory();
   return nullptr;
+}
+
+FailurePtr Engine::synchronize_now(std::optional<void*> stream) {
+  if (lost_) return lost_;
+  return failure_of(stream ? backend_->let_stream_wait(context_, *stream) : backend_->synchronize(context_),
+                    "synchronize");
 }
 
 void Engine::release_now(Storage& storage) {

@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <unordered_map>
@@ -60,7 +61,9 @@ class Engine {
   // nullptr when there is no live storage of that number.
   Storage* find(double storage) const;
   double allocate(size_t bytes);
-  double adopt(void* data, size_t bytes);
+  // Jobs that follow run after what `stream` holds, if one is given. `kept`: the engine posts `freed_storage` when
+  // nothing uses the memory any more.
+  double adopt(void* data, size_t bytes, std::optional<void*> stream, bool kept);
   size_t release(double storage);  // the bytes freed; 0 for an unknown storage
   void write(Storage* storage, size_t offset, const void* data, size_t bytes);
   void read(Storage* storage, size_t offset, void* to, size_t bytes, uint64_t request);
@@ -71,7 +74,8 @@ class Engine {
   void start(QueuedCollective queued);
   // What is queued afterwards runs when the collective has ended.
   void wait(std::shared_ptr<Collective> collective);
-  void synchronize(uint64_t request);
+  // Waits for all jobs so far, or lets `stream` wait for them, which takes no time.
+  void synchronize(uint64_t request, std::optional<void*> stream);
   // What the jobs that have run so far left.
   grpo_memory memory() const;
   // No job starts any more; waiting requests fail. The engine posts `ended_engine` when it has freed everything.
@@ -94,6 +98,7 @@ class Engine {
   FailurePtr failure_of(grpo_status status, const std::string& what);
   FailurePtr out_of_memory(size_t bytes);
   FailurePtr allocate_now(Storage& storage);
+  FailurePtr synchronize_now(std::optional<void*> stream);
   void release_now(Storage& storage);
   void write_now(Storage& storage, size_t offset, const void* data, size_t bytes);
   FailurePtr read_now(Storage& storage, size_t offset, void* to, size_t bytes);

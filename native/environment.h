@@ -5,6 +5,7 @@
 #include <napi.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -71,6 +72,7 @@ class Environment {
   Napi::Error error(Napi::Env env, const char* code, const std::string& message);
   const void* bytes_of(Napi::Env env, Napi::Value view, size_t& bytes);
   Engine& engine(const Napi::CallbackInfo& info);
+  std::optional<void*> stream(Napi::Env env, Napi::Value value);
   Storage& storage(Napi::Env env, Engine& engine, double id);
   void account(Napi::Env env, int64_t bytes);
   void report_memory(Napi::Env env);
@@ -89,6 +91,8 @@ class Environment {
   std::shared_ptr<Mailbox> mailbox_;
   std::unordered_map<uint32_t, std::unique_ptr<Engine>> engines_;
   uint32_t last_engine_ = 0;
+  // What keeps adopted memory alive, by engine and storage.
+  std::unordered_map<uint32_t, std::unordered_map<uint64_t, Napi::Reference<Napi::Value>>> kept_;
   std::unordered_map<uint32_t, OpenGroup> groups_;
   uint32_t last_group_ = 0;
   std::unordered_map<uint64_t, Pending> pending_;

@@ -24,6 +24,9 @@ struct Message {
   uint64_t request = 0;
   FailurePtr failure;  // nullptr: success
   uint32_t ended_engine = 0, ended_group = 0;
+  // Nothing uses this adopted memory any more.
+  uint32_t freed_engine = 0;
+  uint64_t freed_storage = 0;
   // Answers to "open" and "probe".
   std::string description;
   int device_count = 0;

@@ -18,11 +18,12 @@ using FailurePtr = std::shared_ptr<const Failure>;
 // and `failure`.
 struct Storage {
   explicit Storage(size_t bytes) : bytes(bytes), adopted(false) {}
-  Storage(size_t bytes, void* data) : bytes(bytes), adopted(true), data(data) {}
+  Storage(size_t bytes, void* data, bool kept) : bytes(bytes), adopted(true), kept(kept), data(data) {}
 
   const size_t bytes;
-  const bool adopted;    // somebody else's memory: never released
-  void* data = nullptr;  // nullptr until allocated, and for good when that failed
+  const bool adopted;       // somebody else's memory: never released
+  const bool kept = false;  // an object of JavaScript keeps it alive, and is told when the memory is no longer used
+  void* data = nullptr;     // nullptr until allocated, and for good when that failed
   FailurePtr failure;
 };
 

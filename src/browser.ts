@@ -89,7 +89,7 @@ export {
   type WeightChannel,
 } from './rollout/openai-engine.js';
 export type { RolloutServerKind } from './rollout/rollout-servers.js';
-export { Device, Scope, Tensor } from './tensor.js';
+export { Device, type PointerOptions, Scope, Tensor } from './tensor.js';
 export { ChatTemplate, type ChatTemplateOptions } from './text/chat-template.js';
 export { type CharacterTokenizerOptions, Tokenizer } from './text/tokenizer.js';
 export { combineTrackers } from './tracking/combine.js';

@@ -180,14 +180,28 @@ export class Device {
     return t;
   }
 
-  /** A tensor over memory that somebody else owns; it must stay valid until the tensor is disposed. */
-  tensorFromPointer(pointer: bigint, shape: readonly number[], dtype: DType = 'f32'): Tensor {
+  /**
+   * A tensor over memory that somebody else owns, of this device. It must stay valid until the tensor is disposed and
+   * its queued work has run (`synchronize`), unless `keepAlive` takes care of that.
+   */
+  tensorFromPointer(
+    pointer: bigint,
+    shape: readonly number[],
+    dtype: DType = 'f32',
+    { stream, keepAlive, ...unknown }: PointerOptions = {},
+  ): Tensor {
     this.#check();
     checkShape('shape', shape);
+    if (!dtypes.includes(dtype)) throw new InvalidArgumentError('dtype', dtypes.join(', '), dtype);
     if (typeof pointer !== 'bigint' || pointer === 0n) throw new InvalidArgumentError('pointer', 'an address', pointer);
     if (!this.backend.adopt) throw new UnsupportedError('tensorFromPointer', `the ${this.kind} backend`);
+    this.#checkStream(stream);
+    const isObject = (typeof keepAlive === 'object' && keepAlive !== null) || typeof keepAlive === 'function';
+    if (keepAlive !== undefined && !isObject) throw new InvalidArgumentError('keepAlive', 'an object', keepAlive);
+    const [name] = Object.keys(unknown);
+    if (name) throw new InvalidArgumentError('tensorFromPointer', 'options among stream, keepAlive', name);
     const bytes = elementCount(shape) * bytesPerElement[dtype];
-    return this.#own(this.backend.adopt(pointer, bytes), bytes, shape, dtype);
+    return this.#own(this.backend.adopt(pointer, bytes, stream, keepAlive), bytes, shape, dtype);
   }
 
   /**
@@ -218,10 +232,15 @@ export class Device {
     this.backend.run(name, views, numbers);
   }
 
-  /** Resolves when everything queued so far has run. */
-  async synchronize(): Promise<void> {
+  /**
+   * Resolves when everything queued so far has run. With the `stream` of a CUDA program, as for `tensorFromPointer`, it
+   * does not wait for the device: it resolves when that stream does, so that what is queued on it afterwards sees the
+   * results.
+   */
+  async synchronize({ stream }: { stream?: bigint } = {}): Promise<void> {
     this.#check();
-    await this.backend.synchronize();
+    this.#checkStream(stream);
+    await this.backend.synchronize(stream);
   }
 
   /** Memory in use, and how many allocations have not been disposed. */
@@ -257,6 +276,14 @@ export class Device {
     if (this.#closed) throw new DisposedError(`The device ${this.name}`);
   }
 
+  #checkStream(stream: bigint | undefined): void {
+    if (stream === undefined) return;
+    if (this.kind !== 'cuda') throw new UnsupportedError('The option stream', `the ${this.kind} backend`);
+    if (typeof stream !== 'bigint' || BigInt.asUintN(64, stream) !== stream) {
+      throw new InvalidArgumentError('stream', 'the address of a CUDA stream, as a bigint', stream);
+    }
+  }
+
   #tensorArgument(operation: string, key: string, value: Tensor | number | null | undefined): Tensor | null {
     if (value === null || value === undefined) return null;
     if (!(value instanceof Tensor)) throw new InvalidArgumentError(`${operation}: ${key}`, 'a tensor', value);
@@ -272,6 +299,21 @@ export class Device {
     this.#collected.register(memory, storage, memory);
     return new Tensor(this, memory, dtype, [...shape], 0, shape.at(-1) ?? 1);
   }
+}
+
+/** Options of `tensorFromPointer`. */
+export interface PointerOptions {
+  /**
+   * CUDA only: the stream (`cudaStream_t` as an address; 0n is the default stream) that the memory's owner works on.
+   * What is queued here from now on runs after what the stream holds; for the other direction there is
+   * `device.synchronize({ stream })`. It must exist until a `synchronize` after this call has resolved.
+   */
+  stream?: bigint | undefined;
+  /**
+   * Held until the tensor and its views were disposed of or forgotten and their queued work has run, or the device has
+   * closed: what owns the memory, say. An object that itself refers to the tensor is held until `dispose()`.
+   */
+  keepAlive?: object | undefined;
 }
 
 /** One allocation, shared by the views over it. */

@@ -62,7 +62,7 @@ class Kernels:
         operations = read_operations()
         pointer = ctypes.c_void_p
         functions = ["device_count", "create", "destroy", "describe", "last_error", "allocate", "release", "upload",
-                     "download", "synchronize", "memory"] + [name for name, _, _ in operations]
+                     "download", "synchronize", "wait_for_stream", "let_stream_wait", "memory"] + [name for name, _, _ in operations]
 
         class Backend(ctypes.Structure):
             _fields_ = [("abi_version", ctypes.c_uint32), ("struct_size", ctypes.c_uint32),
@@ -71,7 +71,7 @@ class Kernels:
         entry = ctypes.CDLL(str(library)).grpo_cuda_backend
         entry.restype = ctypes.POINTER(Backend)
         self._table = entry().contents
-        if self._table.abi_version != 2 or self._table.struct_size != ctypes.sizeof(Backend):
+        if self._table.abi_version != 3 or self._table.struct_size != ctypes.sizeof(Backend):
             raise RuntimeError(f"{library} has another version of the table than {HEADER}")
         stream = torch.cuda.current_stream(device).cuda_stream if torch.cuda.is_available() else 0
         # Targets are PyTorch's: checking them would wait for the device. One out of range gives NaN.

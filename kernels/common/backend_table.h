@@ -9,5 +9,6 @@ static const char* last_error(grpo_context* context) { return context->error.c_s
 #define GRPO_BACKEND_TABLE(kind)                                                                                 \
   {                                                                                                              \
     GRPO_ABI_VERSION, sizeof(grpo_backend), kind, device_count, create, destroy, describe, last_error, allocate, \
-        release, upload, download, synchronize, memory, GRPO_OPERATIONS(GRPO_TABLE_ENTRY)                        \
+        release, upload, download, synchronize, wait_for_stream, let_stream_wait, memory,                        \
+        GRPO_OPERATIONS(GRPO_TABLE_ENTRY)                                                                        \
   }

@@ -77,6 +77,10 @@ grpo_status download(grpo_context*, void* host, const void* device, size_t bytes
   return GRPO_OK;
 }
 grpo_status synchronize(grpo_context*) { return GRPO_OK; }
+grpo_status wait_for_stream(grpo_context* context, void*) {
+  return context->fail(GRPO_UNSUPPORTED, "the CPU has no streams");
+}
+grpo_status let_stream_wait(grpo_context* context, void* stream) { return wait_for_stream(context, stream); }
 void memory(grpo_context* context, grpo_memory* out) { *out = context->allocator.memory(); }
 
 // Scratch space is reserved inside the kernels and throws when there is none; no exception leaves the C API.

@@ -49,6 +49,14 @@ grpo_status synchronize(grpo_context* context) {
   if (auto status = context->enter()) return status;
   return context->synchronize();
 }
+grpo_status wait_for_stream(grpo_context* context, void* stream) {
+  if (auto status = context->enter()) return status;
+  return context->order(static_cast<cudaStream_t>(stream), context->stream());
+}
+grpo_status let_stream_wait(grpo_context* context, void* stream) {
+  if (auto status = context->enter()) return status;
+  return context->order(context->stream(), static_cast<cudaStream_t>(stream));
+}
 void memory(grpo_context* context, grpo_memory* out) { *out = context->pool().memory(); }
 
 #define GRPO_DEFINE_OPERATION(op)                                             \

@@ -40,6 +40,7 @@ grpo_context::grpo_context(int ordinal, const std::string& options) : ordinal_(o
     owns_stream_ = false;
     stream_ = reinterpret_cast<cudaStream_t>(std::strtoull(stream.c_str(), nullptr, 0));
   }
+  require(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "creating an event");
   if (!checks.empty() && checks != "0" && checks != "1") {
     throw std::runtime_error("expected 0 or 1 for check_indices but received " + checks);
   }
@@ -70,6 +71,7 @@ grpo_context::~grpo_context() {
   cudaFreeAsync(counters_, stream_);
   pool_.close();
   if (!lost()) cudaStreamSynchronize(stream_);
+  cudaEventDestroy(event_);
   if (owns_stream_) cudaStreamDestroy(stream_);
 }
 
@@ -137,4 +139,14 @@ grpo_status grpo_context::synchronize() {
   pool_.forget_copies();
   const cudaError_t result = cudaStreamSynchronize(stream_);
   return result == cudaSuccess ? GRPO_OK : fail_with(result, "cudaStreamSynchronize");
+}
+
+grpo_status grpo_context::order(cudaStream_t first, cudaStream_t then) {
+  pool_.forget_copies();  // the stream's owner may have written, or may write next
+  cudaError_t result = cudaEventRecord(event_, first);
+  if (result == cudaSuccess) result = cudaStreamWaitEvent(then, event_, 0);
+  if (result == cudaSuccess) return GRPO_OK;
+  if (result != cudaErrorInvalidResourceHandle) return fail_with(result, "cudaStreamWaitEvent");
+  cudaGetLastError();
+  return fail(GRPO_INVALID_ARGUMENT, "expected a stream of device %d but received one of another, or none", ordinal_);
 }

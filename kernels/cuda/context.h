@@ -53,6 +53,8 @@ struct grpo_context : ErrorRecord {
   grpo_status upload(void* device, const void* host, size_t bytes);
   grpo_status download(void* host, const void* device, size_t bytes);
   grpo_status synchronize();
+  // What is queued on `then` from now on runs after what `first` holds.
+  grpo_status order(cudaStream_t first, cudaStream_t then);
 
   // Why every call fails, once an error of CUDA has lost the device.
   bool lost() const { return !lost_.empty(); }
@@ -71,6 +73,7 @@ struct grpo_context : ErrorRecord {
   cudaDeviceProp properties_;
   cudaStream_t stream_ = nullptr;
   bool owns_stream_ = true;
+  cudaEvent_t event_ = nullptr;  // of order()
   bool checks_indices_ = true;
   grpo_cuda::MemoryPool pool_;
   grpo_cuda::Blas* blas_ = nullptr;

@@ -19,7 +19,7 @@
 extern "C" {
 #endif
 
-#define GRPO_ABI_VERSION 2u
+#define GRPO_ABI_VERSION 3u
 #define GRPO_MAX_RANK 4
 
 typedef enum grpo_dtype { GRPO_F32 = 0, GRPO_BF16 = 1, GRPO_F16 = 2, GRPO_I32 = 3 } grpo_dtype;
@@ -151,6 +151,11 @@ typedef struct grpo_backend {
   grpo_status (*upload)(grpo_context*, void* device, const void* host, size_t bytes);
   grpo_status (*download)(grpo_context*, void* host, const void* device, size_t bytes);
   grpo_status (*synchronize)(grpo_context*);
+  /* Order between this context and a stream of somebody else on the same device (a cudaStream_t; NULL is the default
+   * stream), without waiting on the host: what is queued here from now on runs after what `stream` holds, or what is
+   * queued on `stream` from now on runs after what this context holds. GRPO_UNSUPPORTED where there are no streams. */
+  grpo_status (*wait_for_stream)(grpo_context*, void* stream);
+  grpo_status (*let_stream_wait)(grpo_context*, void* stream);
   void (*memory)(grpo_context*, grpo_memory*);
 
   GRPO_OPERATIONS(GRPO_DECLARE_FUNCTION)

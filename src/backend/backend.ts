@@ -330,8 +330,11 @@ export interface Backend {
   readonly details: Readonly<Record<string, string>>;
   /** Reserves memory (content undefined) and returns its storage number, which is never used again after `release`. */
   allocate(bytes: number): number;
-  /** Adopts memory that somebody else owns and keeps alive. */
-  adopt?(pointer: bigint, bytes: number): number;
+  /**
+   * Adopts memory that somebody else owns. What is queued from now on runs after what `stream` holds; `keepAlive` is
+   * held until nothing uses the memory any more.
+   */
+  adopt?(pointer: bigint, bytes: number, stream?: bigint, keepAlive?: object): number;
   /** The same for a buffer of WebGPU. */
   adoptBuffer?(buffer: GPUBuffer, bytes: number): number;
   release(storage: number): void;
@@ -340,8 +343,8 @@ export interface Backend {
   read(storage: number, byteOffset: number, bytes: number): Promise<ArrayBuffer>;
   /** `tensors` and `scalars` in the order of the operation's entry; an absent tensor is null. Arguments are checked. */
   run(operation: OperationName, tensors: readonly (TensorView | null)[], scalars: readonly number[]): void;
-  /** Resolves when everything queued so far has run. */
-  synchronize(): Promise<void>;
+  /** Resolves when everything queued so far has run, or with a stream (CUDA only) when the stream waits for that. */
+  synchronize(stream?: bigint): Promise<void>;
   memory(): DeviceMemory;
   /** Frees everything. Pending reads reject. */
   close(): void;

@@ -8,13 +8,14 @@ export interface Binding {
   /** With an ordinal below 0 devices are only counted. Without a `description` no engine was made. */
   open(kind: string, ordinal: number, options: string, libraries: readonly string[]): Promise<OpenAnswer>;
   allocate(engine: number, bytes: number): number;
-  adopt(engine: number, pointer: bigint, bytes: number): number;
+  /** Without `keepAlive` the owner knows by itself how long the memory is used. */
+  adopt(engine: number, pointer: bigint, bytes: number, stream?: bigint, keepAlive?: object): number;
   release(engine: number, storage: number): void;
   write(engine: number, storage: number, byteOffset: number, data: ArrayBufferView): void;
   read(engine: number, storage: number, byteOffset: number, bytes: number): Promise<ArrayBuffer>;
   /** The payload holds nine numbers a tensor (storage, byte offset, dtype, rank, shape[4], row stride), then scalars. */
   run(engine: number, operation: number, payload: Float64Array): void;
-  synchronize(engine: number): Promise<void>;
+  synchronize(engine: number, stream?: bigint): Promise<void>;
   memory(engine: number): { liveBytes: number; reservedBytes: number; peakBytes: number };
   close(engine: number): void;
 

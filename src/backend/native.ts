@@ -123,8 +123,8 @@ export class NativeBackend implements Backend {
     return this.#binding.allocate(this.#engine, bytes);
   }
 
-  adopt(pointer: bigint, bytes: number): number {
-    return this.#binding.adopt(this.#engine, pointer, bytes);
+  adopt(pointer: bigint, bytes: number, stream?: bigint, keepAlive?: object): number {
+    return this.#binding.adopt(this.#engine, pointer, bytes, stream, keepAlive);
   }
 
   release(storage: number): void {
@@ -147,8 +147,8 @@ export class NativeBackend implements Backend {
     this.#binding.run(this.#engine, indexOf[operation], payload);
   }
 
-  synchronize(): Promise<void> {
-    return this.#binding.synchronize(this.#engine);
+  synchronize(stream?: bigint): Promise<void> {
+    return this.#binding.synchronize(this.#engine, stream);
   }
 
   /** As of the operations that have run so far: await `synchronize()` for what was just queued. */

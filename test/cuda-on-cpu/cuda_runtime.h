@@ -103,15 +103,26 @@ enum cudaError_t {
   cudaErrorMemoryAllocation = 2,
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
+  cudaErrorInvalidResourceHandle = 400,
   cudaErrorIllegalAddress = 700
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
 enum cudaDeviceAttr { cudaDevAttrMemoryPoolsSupported };
 enum cudaMemPoolAttr { cudaMemPoolAttrReleaseThreshold, cudaMemPoolAttrReservedMemCurrent };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-constexpr unsigned cudaStreamNonBlocking = 1;
+constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2;
 
-using cudaStream_t = struct CudaOnCpuStream*;
+// The library's own streams have run what they hold. One that a test gives may lag: `finish` runs what it holds.
+struct CudaOnCpuStream {
+  void (*finish)(CudaOnCpuStream*);
+  void (*wait)(CudaOnCpuStream*);  // told that what is queued from now on waits for an event
+  int device;
+};
+struct CudaOnCpuEvent {
+  CudaOnCpuStream* stream;
+};
+using cudaStream_t = CudaOnCpuStream*;
+using cudaEvent_t = CudaOnCpuEvent*;
 using cudaMemPool_t = struct CudaOnCpuPool*;
 
 struct cudaLaunchConfig_t {
@@ -148,6 +159,10 @@ cudaError_t cudaMemset2DAsync(void* data, size_t pitch, int value, size_t width,
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
 template <class F>
 cudaError_t cudaFuncSetAttribute(F*, cudaFuncAttribute, int) {
   return cudaSuccess;

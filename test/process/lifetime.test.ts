@@ -1,4 +1,8 @@
-import { describe, expect, test } from 'vitest';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, expect, test, vi } from 'vitest';
+import { compileFixture } from '../c-library.js';
 import { runProgram } from './program.js';
 
 describe('a process', () => {
@@ -52,6 +56,24 @@ describe('tensors that were forgotten', () => {
     expect({ liveTensors, liveBytes }).toEqual({ liveTensors: 0, liveBytes: 0 });
     expect(peakBytes).toBeLessThan(1000 * 2 ** 20);
   });
+});
+
+test('what keeps memory of somebody else alive is held until nothing uses it', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'grpo-kept-'));
+  vi.stubEnv('GRPO_CUDA_LIBRARY', compileFixture(folder, 'fake_backend'));
+  const ended = await runProgram('kept-alive', { nodeArgs: ['--expose-gc'] });
+  vi.unstubAllEnvs();
+  rmSync(folder, { recursive: true });
+  expect(ended).toMatchObject({ code: 0, stderr: '' });
+  expect(ended.stdout.trim().split('\n')).toEqual([
+    'something that nobody keeps: free',
+    'disposed of, with queued work: held',
+    'disposed of, and the work has run: free',
+    'a view in use: held',
+    'a tensor in use: held',
+    'forgotten: free',
+    'closed: free',
+  ]);
 });
 
 describe('node --no-addons', () => {

@@ -1,10 +1,10 @@
-import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, describe, expect, test, vi } from 'vitest';
 import { availableDevices, openDevice } from '../../../src/backend/open-device.js';
 import { BackendUnavailableError, InvalidArgumentError, UnsupportedError } from '../../../src/errors.js';
+import { compileFixture, compileLibrary } from '../../c-library.js';
 import { testDevices } from '../../devices.js';
 
 afterEach(() => vi.unstubAllEnvs());
@@ -80,15 +80,7 @@ describe('the CUDA library', () => {
     return error;
   }
 
-  /** A library that exports what `code` says, made with the C compiler that the addon needs anyway. */
-  function compile(name: string, code: string): string {
-    const path = join(folder, name);
-    writeFileSync(`${path}.c`, code);
-    const header = new URL('../../../kernels/include', import.meta.url).pathname;
-    const { status, stderr } = spawnSync('cc', ['-shared', '-fPIC', `-I${header}`, '-o', path, `${path}.c`]);
-    expect(status, String(stderr)).toBe(0);
-    return path;
-  }
+  const compile = (name: string, code: string) => compileLibrary(folder, name, code);
 
   test('that is missing', async () => {
     const path = join(folder, 'missing.so');
@@ -103,7 +95,7 @@ describe('the CUDA library', () => {
   });
 
   test.each([
-    ['older.so', '{GRPO_ABI_VERSION + 1, sizeof(grpo_backend)}', /expected ABI version 2 but it has 3/],
+    ['older.so', '{GRPO_ABI_VERSION + 1, sizeof(grpo_backend)}', /expected ABI version 3 but it has 4/],
     ['smaller.so', '{GRPO_ABI_VERSION, 16}', /expected a table of \d+ bytes but it has 16/],
   ])('that was made for another addon (%s)', async (name, table, message) => {
     const code = `#include "grpo.h"
@@ -122,11 +114,8 @@ describe('the CUDA library', () => {
   });
 
   describe('that works', () => {
-    const fake = () =>
-      compile('fake.so', readFileSync(new URL('../../fixtures/fake_backend.c', import.meta.url), 'utf8'));
-
     async function openFake(name = 'cuda') {
-      vi.stubEnv('GRPO_CUDA_LIBRARY', fake());
+      vi.stubEnv('GRPO_CUDA_LIBRARY', compileFixture(folder, 'fake_backend'));
       return openDevice(name);
     }
 
