@@ -10,6 +10,7 @@ export type { TensorData } from './dtype.js';
 export * from './errors.js';
 export { HttpError, type JsonClientOptions, type Transport } from './http/json-client.js';
 export * from './kernels/index.js';
+export type { ActivationDType } from './models/activations.js';
 export { CausalLM, type CreateOptions, type LoadOptions, type Prompt, type WeightDType } from './models/causal-lm.js';
 export type { ModelConfig, ModelShape, ModelType } from './models/config.js';
 export type { Parameter, Parameters } from './models/parameters.js';

@@ -8,6 +8,7 @@ import type { Completion, GenerateOptions } from '../rollout/engine.js';
 import { NativeEngine } from '../rollout/native-engine.js';
 import type { Device } from '../tensor.js';
 import { Tokenizer } from '../text/tokenizer.js';
+import { type ActivationDType, activationsOf } from './activations.js';
 import { completeConfig, configToJson, type ModelConfig, type ModelShape, parseConfig, tokenIds } from './config.js';
 import { Decoder, parameterSpecs } from './decoder.js';
 import { Parameters } from './parameters.js';
@@ -23,6 +24,8 @@ export interface LoadOptions {
   device: Device;
   /** dtype of the weights on the device. Default: the one that the folder's config.json names. */
   dtype?: WeightDType;
+  /** dtype of activations, their gradients, keys and values. Default: bf16 for bf16 weights on CUDA, else f32. */
+  activations?: ActivationDType | null;
   files?: FileSystem;
 }
 
@@ -31,6 +34,8 @@ export interface CreateOptions {
   seed?: number;
   /** Default f32. */
   dtype?: WeightDType;
+  /** As `load` takes it. */
+  activations?: ActivationDType | null;
 }
 
 type Json = Record<string, unknown>;
@@ -40,6 +45,7 @@ interface Parts {
   tokenizer: Tokenizer;
   device: Device;
   dtype: WeightDType;
+  activations: ActivationDType;
   /** config.json and generation_config.json as `save` writes them, apart from the dtype. */
   configJson: Json;
   generationJson: Json;
@@ -69,11 +75,12 @@ export class CausalLM {
     this.device = parts.device;
     this.stopTokenIds = parts.stopTokenIds;
     this.parameters = new Parameters(parts.device, parts.dtype, parameterSpecs(parts.config));
-    this.decoder = new Decoder(parts.config, this.parameters);
+    this.decoder = new Decoder(parts.config, this.parameters, parts.activations);
   }
 
   /** Reads a folder as Hugging Face writes it. */
-  static async load(folder: string, { device, dtype, files = fileSystem() }: LoadOptions): Promise<CausalLM> {
+  static async load(folder: string, options: LoadOptions): Promise<CausalLM> {
+    const { device, files = fileSystem() } = options;
     const configFile = `${folder}/config.json`;
     const generationFile = `${folder}/generation_config.json`;
     const configJson = await readJsonObject(configFile, files);
@@ -81,11 +88,13 @@ export class CausalLM {
     const generationJson = (await files.exists(generationFile)) ? await readJsonObject(generationFile, files) : {};
     const tokenizer = await Tokenizer.load(folder, files);
     const stop = tokenIds(generationJson.eos_token_id, generationFile, 'eos_token_id');
+    const dtype = options.dtype ?? dtypeOf(configJson, configFile);
     const policy = new CausalLM({
       config,
       tokenizer,
       device,
-      dtype: dtype ?? dtypeOf(configJson, configFile),
+      dtype,
+      activations: activationsOf(options.activations, device.kind, dtype),
       configJson,
       generationJson,
       stopTokenIds: stop.length > 0 ? stop : stopIdsOf(config, tokenizer),
@@ -100,7 +109,8 @@ export class CausalLM {
   }
 
   /** Fresh weights: matrices normal(0, initializerRange), norms 1, biases 0. */
-  static create(shape: ModelShape, tokenizer: Tokenizer, { device, seed = 0, dtype = 'f32' }: CreateOptions): CausalLM {
+  static create(shape: ModelShape, tokenizer: Tokenizer, options: CreateOptions): CausalLM {
+    const { device, seed = 0, dtype = 'f32' } = options;
     if (!Number.isSafeInteger(seed)) throw new InvalidArgumentError('seed', 'a whole number', seed);
     const config = completeConfig(shape, tokenizer);
     const policy = new CausalLM({
@@ -108,6 +118,7 @@ export class CausalLM {
       tokenizer,
       device,
       dtype,
+      activations: activationsOf(options.activations, device.kind, dtype),
       configJson: configToJson(config, dtypeNames[dtype]),
       generationJson: {},
       stopTokenIds: stopIdsOf(config, tokenizer),

@@ -1,5 +1,6 @@
 import type { Tape, Variable } from '../autograd.js';
 import type { Tensor } from '../tensor.js';
+import type { ActivationDType } from './activations.js';
 import { features, inverseFrequencies, type ModelConfig } from './config.js';
 import type { Parameter, ParameterSpec, Parameters } from './parameters.js';
 
@@ -81,6 +82,8 @@ function names(index: number) {
 /** The transformer between token ids and the final norm. Attention is given from outside: packed, or over a cache. */
 export class Decoder {
   readonly config: ModelConfig;
+  /** dtype of the tapes that it is given. */
+  readonly activations: ActivationDType;
   /** [V,H]: the embedding itself when the two are tied. */
   readonly head: Parameter;
   readonly #embedding: Parameter;
@@ -88,9 +91,10 @@ export class Decoder {
   readonly #layers: Layer[];
   readonly #inverseFrequencies: Tensor;
 
-  constructor(config: ModelConfig, parameters: Parameters) {
+  constructor(config: ModelConfig, parameters: Parameters, activations: ActivationDType) {
     const { qkvBias, outputBias, qkNorm } = features(config);
     this.config = config;
+    this.activations = activations;
     this.#embedding = parameters.get('model.embed_tokens.weight');
     this.head = config.tieWordEmbeddings ? this.#embedding : parameters.get('lm_head.weight');
     this.#norm = parameters.get('model.norm.weight');

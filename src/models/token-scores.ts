@@ -79,7 +79,8 @@ export class TokenScores {
     const { gradients, gradientCheckpointing, onGradients: onMilestone } = this.#options;
     const count = batch.targets.length;
     this.sequenceOffsets = batch.sequenceOffsets;
-    this.#tape = new Tape(device, { record: gradients, checkpoint: gradientCheckpointing, onMilestone });
+    const { activations: dtype } = decoder;
+    this.#tape = new Tape(device, { record: gradients, checkpoint: gradientCheckpointing, dtype, onMilestone });
     try {
       this.logProbs = this.#scope.track(device.empty([count]));
       this.logSumExp = this.#scope.track(device.empty([count]));
@@ -106,7 +107,7 @@ export class TokenScores {
     this.#hidden = null;
     const { head } = this.#decoder;
     const { temperature, workspaceBytes } = this.#options;
-    const gradHidden = this.#device.empty(hidden.value.shape);
+    const gradHidden = this.#device.empty(hidden.value.shape, hidden.value.dtype);
     try {
       this.#device.run('linearTokenLogProbsBackward', {
         hidden: hidden.value,

@@ -56,8 +56,8 @@ export interface PrefillPrompt {
 const prefillTokens = 4096;
 
 /** Bytes of the keys and values of one token. */
-export function cacheBytesPerToken({ config }: Decoder): number {
-  return 2 * config.numHiddenLayers * config.numKeyValueHeads * config.headDim * bytesPerElement.f32;
+export function cacheBytesPerToken({ config, activations }: Decoder): number {
+  return 2 * config.numHiddenLayers * config.numKeyValueHeads * config.headDim * bytesPerElement[activations];
 }
 
 /**
@@ -82,7 +82,7 @@ export class DecodeOperations {
     try {
       for (let layer = 0; layer < numHiddenLayers; layer++) {
         for (const cache of [this.#keys, this.#values]) {
-          cache.push(this.#scope.track(device.empty([capacity, numKeyValueHeads * headDim])));
+          cache.push(this.#scope.track(device.empty([capacity, numKeyValueHeads * headDim], decoder.activations)));
         }
       }
     } catch (error) {
@@ -96,11 +96,13 @@ export class DecodeOperations {
   }
 
   /**
-   * Runs prompts through the model; neighbours in the list that also neighbour in the cache go together. `last`
-   * [rows, H] receives the output of each prompt's last token, once a row.
+   * Runs prompts through the model; neighbours in the list that also neighbour in the cache go together. Gives the
+   * last layer's output [rows, H] of each prompt's last token, once a row; it belongs to the scope.
    */
-  prefill(prompts: readonly PrefillPrompt[], last: Tensor): void {
-    const width = last.shape[1]!;
+  prefill(prompts: readonly PrefillPrompt[], scope: Scope): Tensor {
+    const width = this.#decoder.config.hiddenSize;
+    const total = prompts.reduce((sum, prompt) => sum + prompt.rows, 0);
+    const last = scope.track(this.#device.empty([total, width], this.#decoder.activations));
     let rowsDone = 0;
     for (let done = 0; done < prompts.length; ) {
       let end = done + 1;
@@ -115,6 +117,7 @@ export class DecodeOperations {
       done = end;
       rowsDone += rows;
     }
+    return last;
   }
 
   /** Fills the cache with some prompts, and `last` with the output of the last token of each, once a row. */
@@ -134,7 +137,7 @@ export class DecodeOperations {
     const begin = prompts[0]!.start;
     const maxLength = Math.max(...prompts.map(({ prompt }) => prompt.length));
     const scope = new Scope();
-    const tape = new Tape(this.#device, { record: false });
+    const tape = this.#tape();
     const indices = (values: number[]) => scope.track(this.#device.tensor(values, [values.length], 'i32'));
     try {
       const layout = { sequenceOffsets: indices(offsets), maxLength, ...this.#headLayout() };
@@ -161,7 +164,7 @@ export class DecodeOperations {
 
   /** Runs one token of each row, `ids` [R], through the model, and hands the last layer's output [R,H] to `use`. */
   feed<T>(ids: Tensor, places: readonly CachePlace[], scope: Scope, use: (output: Tensor) => T): T {
-    const tape = new Tape(this.#device, { record: false });
+    const tape = this.#tape();
     try {
       const { positions, slots, segments, maxLength } = this.#inputs(places, scope);
       const out = this.#decoder.forward(tape, ids, positions, (inner, layer, queries, keys, values) => {
@@ -215,14 +218,14 @@ export class DecodeOperations {
     const ids = scope.track(this.#device.empty([size], 'i32'));
     const logProbs = scope.track(this.#device.empty([size]));
     const handedOut: (Promise<Float32Array> | null)[] = rows.map(() => null);
-    const tape = new Tape(this.#device, { record: false });
+    const tape = this.#tape();
     const part = (whole: Tensor, width: number, begin: number, shape: number[]) =>
       scope.track(whole.view(shape, begin * width));
     try {
       const hidden = this.#decoder.finalNorm(tape, tape.constant(output)).value;
       const rowBytes = bytesPerElement.f32 * config.vocabSize;
       const chunk = Math.max(1, Math.min(size, Math.floor(this.#workspaceBytes / rowBytes)));
-      const logits = tape.empty([chunk, config.vocabSize]);
+      const logits = tape.empty([chunk, config.vocabSize], 'f32');
       for (let begin = 0; begin < size; begin += chunk) {
         const count = Math.min(chunk, size - begin);
         this.#device.run('matmul', {
@@ -258,6 +261,10 @@ export class DecodeOperations {
       tape.dispose();
     }
     return { ids, logProbs, logits: handedOut };
+  }
+
+  #tape(): Tape {
+    return new Tape(this.#device, { record: false, dtype: this.#decoder.activations });
   }
 
   #headLayout(): { headDim: number; scale: number } {

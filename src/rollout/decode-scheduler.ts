@@ -297,8 +297,7 @@ export class DecodeScheduler {
         parts.push({ rows, values });
       }
       if (admitted.length > 0) {
-        const last = scope.track(this.#model.device.empty([admitted.length, this.#model.decoder.config.hiddenSize]));
-        this.#operations.prefill(promptsOf(admitted), last);
+        const last = this.#operations.prefill(promptsOf(admitted), scope);
         parts.push({ rows: admitted, values: silent(this.#sample(admitted, last, scope)) });
       }
       for (const { rows, values } of parts) {

@@ -36,7 +36,6 @@ export class DecodeWave {
   readonly #rows: readonly DecodeRow[];
   readonly #sampling: Sampling;
   readonly #operations: DecodeOperations;
-  readonly #hiddenSize: number;
   /** Where in the cache a row's prompt and its own tokens begin. */
   readonly #places = new Map<DecodeRow, { promptStart: number; ownStart: number }>();
   /** Each prompt once, with the rows that continue it. */
@@ -52,7 +51,6 @@ export class DecodeWave {
     this.#device = device;
     this.#rows = rows;
     this.#sampling = sampling;
-    this.#hiddenSize = decoder.config.hiddenSize;
     this.#operations = new DecodeOperations(device, decoder, this.#place(), workspaceBytes);
   }
 
@@ -109,12 +107,10 @@ export class DecodeWave {
   #prefill(): Step {
     const scope = new Scope();
     try {
-      const last = scope.track(this.#device.empty([this.#rows.length, this.#hiddenSize]));
       const prompts = this.#prompts.map(({ prompt, rows }) => {
         return { prompt, start: this.#places.get(rows[0]!)!.promptStart, rows: rows.length };
       });
-      this.#operations.prefill(prompts, last);
-      return this.#sample(this.#rows, 0, last, scope);
+      return this.#sample(this.#rows, 0, this.#operations.prefill(prompts, scope), scope);
     } catch (error) {
       scope.dispose();
       throw error;
