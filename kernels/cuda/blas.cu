@@ -13,6 +13,7 @@ struct Blas::Functions {
   int (*set_stream)(void* handle, cudaStream_t stream);
   int (*set_workspace)(void* handle, void* workspace, size_t bytes);
   int (*get_version)(void* handle, int* version);
+  int (*set_math_mode)(void* handle, int mode);
   int (*gemm)(void* handle, int transpose_a, int transpose_b, int m, int n, int k, const void* alpha, const void* a,
               int a_type, int lda, const void* b, int b_type, int ldb, const void* beta, void* c, int c_type, int ldc,
               int compute_type, int algorithm);
@@ -23,6 +24,9 @@ namespace {
 constexpr int kNotTransposed = 0, kTransposed = 1;  // cublasOperation_t
 constexpr int kCompute32F = 68;                     // cublasComputeType_t: CUBLAS_COMPUTE_32F, no TF32
 constexpr int kDefaultAlgorithm = -1;               // cublasGemmAlgo_t
+// cublasMath_t: CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION. Without it the parts of a sum may be added up in 16
+// bits where the result has as many.
+constexpr int kSumIn32F = 16;
 // Given to cuBLAS so that products of a stream use the same memory, and give the same bits, each time: NVIDIA's advice
 // for sm_90, and enough for the others.
 constexpr size_t kWorkspaceBytes = 32u << 20;
@@ -62,7 +66,8 @@ Blas::Blas(cudaStream_t stream) : stream_(stream) {
   if (!find(library, "cublasCreate_v2", functions.create) || !find(library, "cublasDestroy_v2", functions.destroy) ||
       !find(library, "cublasSetStream_v2", functions.set_stream) ||
       !find(library, "cublasSetWorkspace_v2", functions.set_workspace) ||
-      !find(library, "cublasGetVersion_v2", functions.get_version) || !find(library, "cublasGemmEx", functions.gemm)) {
+      !find(library, "cublasGetVersion_v2", functions.get_version) ||
+      !find(library, "cublasSetMathMode", functions.set_math_mode) || !find(library, "cublasGemmEx", functions.gemm)) {
     description_ = "none: " + name + " lacks a function of cuBLAS 11 or later";
     return;
   }
@@ -73,6 +78,7 @@ Blas::Blas(cudaStream_t stream) : stream_(stream) {
   }
   functions_ = &functions;
   functions_->set_stream(handle_, stream_);
+  functions_->set_math_mode(handle_, kSumIn32F);
   if (cudaMallocAsync(&workspace_, kWorkspaceBytes, stream_) == cudaSuccess) {
     functions_->set_workspace(handle_, workspace_, kWorkspaceBytes);
   } else {

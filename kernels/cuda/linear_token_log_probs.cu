@@ -4,7 +4,8 @@
 // A chunk of rows is multiplied with the head into logits in the operation's scratch space; the row kernels of
 // token_log_probs do the rest. The gradient recomputes the logits, overwrites them with their gradient and multiplies
 // that with the head (for the hidden states) and with the hidden states (for the head). Rows without a gradient are
-// left out before the first product.
+// left out before the first product. Where hidden states, head and the gradient of the hidden states are all bf16, so
+// is the gradient of the logits: both products then run on tensor cores as they are.
 
 #include <vector>
 
@@ -80,8 +81,13 @@ grpo_status linear_token_log_probs_backward(grpo_context& context,
   const int64_t hidden_bytes = width * element_bytes(args.hidden);
   const bool has_grad_hidden = args.grad_hidden.data != nullptr;
   const int64_t grad_bytes = has_grad_hidden ? width * element_bytes(args.grad_hidden) : 0;
-  // One row's share: its logits, its hidden state and gradient beside the others chosen, and what the row kernel reads.
-  const int64_t row_bytes = vocab * static_cast<int64_t>(sizeof(float)) + hidden_bytes + grad_bytes + 20;
+  const bool rounds = has_grad_hidden && args.grad_hidden.dtype == GRPO_BF16 && args.hidden.dtype == GRPO_BF16 &&
+                      args.weight.dtype == GRPO_BF16;
+  const int64_t rounded_bytes = rounds ? vocab * static_cast<int64_t>(sizeof(bf16)) : 0;
+  // One row's share: its logits and what they are rounded to, its hidden state and gradient beside the others chosen,
+  // and what the row kernel reads.
+  const int64_t row_bytes =
+      vocab * static_cast<int64_t>(sizeof(float)) + rounded_bytes + hidden_bytes + grad_bytes + 20;
   int64_t chunk = 0;
   if (auto status = check_workspace(context, name, args.workspace_bytes, row_bytes, rows, &chunk)) return status;
 
@@ -104,9 +110,16 @@ grpo_status linear_token_log_probs_backward(grpo_context& context,
 
   const auto room = [](int64_t bytes) { return ceil_divide(bytes, 256) * 256; };
   const int64_t total = static_cast<int64_t>(chosen.size()), most = std::min(chunk, total);
-  const int64_t parts[] = {room(total * 4),         room(most * vocab * 4), room(most * hidden_bytes),
-                           room(most * grad_bytes), room(most * 4),         room(most * 4),
-                           room(most * 4),          room(most * 4),         room(most * 4)};
+  const int64_t parts[] = {room(total * 4),
+                           room(most * vocab * 4),
+                           room(most * hidden_bytes),
+                           room(most * grad_bytes),
+                           room(most * 4),
+                           room(most * 4),
+                           room(most * 4),
+                           room(most * 4),
+                           room(most * 4),
+                           room(most * rounded_bytes)};
   int64_t bytes = 0;
   for (const int64_t part : parts) bytes += part;
   auto* next = static_cast<char*>(context.scratch(bytes));
@@ -118,6 +131,7 @@ grpo_status linear_token_log_probs_backward(grpo_context& context,
   }
   auto* index = static_cast<int32_t*>(memory[0]);
   const Matrix logits = {memory[1], GRPO_F32, vocab};
+  const Matrix gradient = rounds ? Matrix{memory[9], GRPO_BF16, vocab} : logits;
   const Matrix hidden = {memory[2], args.hidden.dtype, width};
   const Matrix grad_hidden = {memory[3], args.grad_hidden.dtype, width};
   if (auto status = context.upload(index, chosen.data(), total * sizeof(int32_t))) return status;
@@ -151,18 +165,19 @@ grpo_status linear_token_log_probs_backward(grpo_context& context,
                                    row_transform(args.temperature, args.softcap),
                                    0,
                                    true};
-    const grpo_tensor grad_logits = tensor_of(logits, count, vocab);
-    if (auto status = gradient_rows(context, grad_logits, grad_logits, inputs)) return status;
+    if (auto status =
+            gradient_rows(context, tensor_of(logits, count, vocab), tensor_of(gradient, count, vocab), inputs))
+      return status;
     if (has_grad_hidden) {
-      if (auto status = product(context, false, false, count, width, vocab, logits, rows_from(args.weight, 0),
+      if (auto status = product(context, false, false, count, width, vocab, gradient, rows_from(args.weight, 0),
                                 grad_hidden, false))
         return status;
       if (auto status = scatter_chosen(context, tensor_of(grad_hidden, count, width), places, args.grad_hidden))
         return status;
     }
     if (args.grad_weight.data) {
-      if (auto status =
-              product(context, true, false, vocab, width, count, logits, hidden, rows_from(args.grad_weight, 0), true))
+      if (auto status = product(context, true, false, vocab, width, count, gradient, hidden,
+                                rows_from(args.grad_weight, 0), true))
         return status;
     }
   }

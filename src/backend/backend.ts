@@ -195,7 +195,10 @@ export const operations = {
     },
     ['temperature', 'softcap', 'workspaceBytes'],
   ),
-  /** gradHidden is overwritten (rows without a gradient get zeros); gradWeight += its gradient, absent when frozen. */
+  /**
+   * gradHidden is overwritten (rows without a gradient get zeros); gradWeight += its gradient, absent when frozen. With
+   * hidden, weight and gradHidden in bf16 the gradient of the logits may be rounded to bf16 on its way.
+   */
   linearTokenLogProbsBackward: op(
     {
       hidden: 'in float [N,H]',

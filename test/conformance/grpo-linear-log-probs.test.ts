@@ -139,6 +139,27 @@ describe.each(devices)('$name', ({ name, open }) => {
     expect(relativeError(actual.gradWeight!, expected.gradWeight)).toBeLessThanOrEqual(gradientTolerance.f32);
   });
 
+  test('with hidden, weight and gradHidden in bf16 the gradients are within those of bf16', async () => {
+    const p = problem({ dtype: 'bf16', rows: 9, vocab: 400, width: 24 });
+    const expected = truth(p);
+    const hidden = device.tensor(p.hidden, [p.rows, p.width], 'bf16');
+    const weight = device.tensor(p.weight, [p.vocab, p.width], 'bf16');
+    const gradHidden = device.empty([p.rows, p.width], 'bf16');
+    const gradWeight = device.zeros([p.vocab, p.width]);
+    const gradLogProbs = device.tensor(p.g, [p.rows]);
+    const gradEntropy = device.tensor(p.h, [p.rows]);
+    const forward = linearTokenLogProbs(hidden, weight, p.targets, { temperature: p.temperature });
+    const options = { ...forward, temperature: p.temperature, gradLogProbs, gradEntropy, gradWeight, gradHidden };
+    linearTokenLogProbsBackward(hidden, weight, p.targets, options);
+    const [ofHidden, ofWeight] = [await gradHidden.read(), await gradWeight.read()] as [Float32Array, Float32Array];
+    expect(worstRow(ofHidden, expected.gradHidden, p.width)).toBeLessThanOrEqual(gradientTolerance.bf16);
+    expect(relativeError(ofWeight, expected.gradWeight)).toBeLessThanOrEqual(gradientTolerance.bf16);
+    const off = withScaledRow(ofHidden, p.width, 3, 1.02);
+    expect(worstRow(off, expected.gradHidden, p.width)).toBeGreaterThan(gradientTolerance.bf16);
+    const used = [hidden, weight, gradHidden, gradWeight, gradLogProbs, gradEntropy, ...Object.values(forward)];
+    for (const tensor of used) tensor.dispose();
+  });
+
   test('a negative control: a row off by 2 % fails the tolerances', async () => {
     const p = problem();
     const { gradHidden, gradWeight } = truth(p);

@@ -20,7 +20,7 @@ float value(const void* data, int type, int64_t i) {
 
 extern "C" {
 
-__attribute__((visibility("default"))) int cublasCreate_v2(void** handle) { return *handle = new int, 0; }
+__attribute__((visibility("default"))) int cublasCreate_v2(void** handle) { return *handle = new int(0), 0; }
 __attribute__((visibility("default"))) int cublasDestroy_v2(void* handle) {
   return delete static_cast<int*>(handle), 0;
 }
@@ -28,12 +28,20 @@ __attribute__((visibility("default"))) int cublasSetStream_v2(void*, cudaStream_
 __attribute__((visibility("default"))) int cublasSetWorkspace_v2(void*, void*, size_t) { return 0; }
 __attribute__((visibility("default"))) int cublasGetVersion_v2(void*, int* version) { return *version = 130000, 0; }
 
+// The handle is the mode.
+__attribute__((visibility("default"))) int cublasSetMathMode(void* handle, int mode) {
+  return *static_cast<int*>(handle) = mode, 0;
+}
+
 // c [m,n] = alpha op(a) op(b) + beta c, columns first; the combinations of types that cuBLAS has, and no others.
-__attribute__((visibility("default"))) int cublasGemmEx(void*, int transpose_a, int transpose_b, int m, int n, int k,
-                                                        const void* alpha, const void* a, int a_type, int lda,
+// Results of 16 bits only in the mode in which all sums are float32: 16,
+// CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION.
+__attribute__((visibility("default"))) int cublasGemmEx(void* handle, int transpose_a, int transpose_b, int m, int n,
+                                                        int k, const void* alpha, const void* a, int a_type, int lda,
                                                         const void* b, int b_type, int ldb, const void* beta, void* c,
                                                         int c_type, int ldc, int compute_type, int) {
   if (a_type != b_type || (c_type != a_type && c_type != 0) || compute_type != 68) return 15;
+  if (c_type != 0 && *static_cast<int*>(handle) != 16) return 15;
   if (lda < (transpose_a ? k : m) || ldb < (transpose_b ? n : k) || ldc < m) return 7;
   const float scale = *static_cast<const float*>(alpha), keep = *static_cast<const float*>(beta);
   std::vector<float> left(static_cast<size_t>(m) * k), right(k);
