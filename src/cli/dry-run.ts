@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs';
 import { basename } from 'node:path';
 import { encodePrompt } from '../data/encode.js';
+import { activationsOf } from '../models/activations.js';
 import { type ModelConfig, parseConfig } from '../models/config.js';
 import { fileSystem } from '../platform/files.js';
 import { readJsonObject } from '../platform/read-json.js';
@@ -108,7 +109,9 @@ function memoryLines(
   config: GRPOConfig,
   { promptTokens, worldSize }: { promptTokens: number; worldSize: number },
 ): Line[] {
-  const { total, ...parts } = estimateMemory(model, config, { dtype: run.dtype, promptTokens, worldSize });
+  const { dtype } = run;
+  const activations = activationsOf(run.activations, run.device.startsWith('cuda') ? 'cuda' : 'cpu', dtype);
+  const { total, ...parts } = estimateMemory(model, config, { dtype, activations, promptTokens, worldSize });
   return [
     ['parameters', number(parameterCount(model))],
     ['for prompts of', `${number(promptTokens)} tokens`],

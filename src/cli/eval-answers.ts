@@ -51,6 +51,7 @@ export interface AnswerFlags {
   retries: number;
   device: string;
   dtype: ModelFlags['dtype'];
+  activations?: ModelFlags['activations'];
   threads?: number;
   batchSize: number;
   raw?: boolean;
@@ -148,7 +149,8 @@ function checkFlags(flags: AnswerFlags): void {
 function generationIdentity(flags: AnswerFlags): Record<string, unknown> {
   const { maxTokens, temperature, topP, seed, system } = flags;
   const { modelUrl, reasoningUrl, reasoningModel, reasoningMaxTokens, handover } = flags;
-  const local = { model: resolve(flags.model!), dtype: flags.dtype, raw: flags.raw ?? false };
+  const { dtype, activations } = flags;
+  const local = { model: resolve(flags.model!), dtype, ...(activations && { activations }), raw: flags.raw ?? false };
   return {
     ...(modelUrl === undefined ? local : { modelUrl, model: flags.model }),
     ...{ maxTokens, temperature, topP, seed, system },

@@ -1,5 +1,5 @@
 import { type Command, Option } from 'commander';
-import { deviceOption, dtypeOption, numberOption } from './options.js';
+import { activationsOption, deviceOption, dtypeOption, numberOption } from './options.js';
 
 /** `grpo eval ifeval | judged | maths`. */
 export function addEvalCommand(program: Command, setExitCode: (code: number) => void): void {
@@ -82,6 +82,7 @@ function addAnswerOptions(command: Command): Command {
     'Local models:',
     new Option(device, description).default(fallback),
     dtypeOption(),
+    activationsOption(),
     numberOption('--threads <integer>', 'threads of the CPU kernels'),
     numberOption('--batch-size <integer>', 'prompts that are answered together', 32),
     new Option('--raw', 'give the prompt as it is, without the chat template'),

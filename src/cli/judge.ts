@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import type { ChatMessage } from '../data/prompts.js';
 import { GrpoError } from '../errors.js';
-import type { CausalLM, WeightDType } from '../models/causal-lm.js';
+import type { CausalLM, LoadOptions } from '../models/causal-lm.js';
 import { endpointJudge, type JudgeAnswer, type JudgeModel, localJudge, type Verdicts } from '../rewards/judge.js';
 import type { Device } from '../tensor.js';
 import { Tokenizer } from '../text/tokenizer.js';
@@ -48,12 +48,12 @@ export class ConfiguredJudge implements JudgeModel {
   }
 
   /** A local judge computes on the device of the run. */
-  async open(device: Device, dtype: WeightDType): Promise<void> {
+  async open(device: Device, formats: Pick<LoadOptions, 'dtype' | 'activations'>): Promise<void> {
     const { url, model, tokenizer: folder, apiKeyEnv, ...options } = this.#source;
     if (url === undefined) {
       // Loaded here since the help, which names this reward, needs no model.
       const { CausalLM } = await import('../models/causal-lm.js');
-      this.#local = await CausalLM.load(model, { device, dtype });
+      this.#local = await CausalLM.load(model, { device, ...formats });
       this.#judge = localJudge(this.#local);
       return;
     }

@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { openDevice } from '../backend/open-device.js';
 import { GrpoError } from '../errors.js';
+import type { ActivationDType } from '../models/activations.js';
 import { CausalLM, type WeightDType } from '../models/causal-lm.js';
 import type { Device } from '../tensor.js';
 
@@ -8,6 +9,7 @@ export interface ModelFlags {
   model: string;
   device: string;
   dtype: WeightDType;
+  activations?: ActivationDType;
   threads?: number | null;
 }
 
@@ -18,7 +20,7 @@ export async function withModel<T>(
 ): Promise<T> {
   const device = await openDevice(flags.device, { threads: flags.threads ?? undefined });
   try {
-    const policy = await CausalLM.load(flags.model, { device, dtype: flags.dtype });
+    const policy = await CausalLM.load(flags.model, { device, dtype: flags.dtype, activations: flags.activations });
     try {
       return await work(policy, device);
     } finally {

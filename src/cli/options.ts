@@ -1,4 +1,5 @@
 import { InvalidArgumentError, Option } from 'commander';
+import { activationDTypes } from '../models/activations.js';
 
 export const deviceOption = [
   '--device <name>',
@@ -12,6 +13,13 @@ export function modelOption(): Option {
 
 export function dtypeOption(): Option {
   return new Option('--dtype <choice>', 'number format of the weights').choices(['f32', 'bf16']).default('f32');
+}
+
+export function activationsOption(): Option {
+  return new Option(
+    '--activations <choice>',
+    'number format of activations, keys and values (default: bf16 for bf16 weights on CUDA, else f32)',
+  ).choices(activationDTypes);
 }
 
 export function numberOption(flags: string, description: string, fallback?: number): Option {

@@ -6,7 +6,15 @@ import { grpoConfigSchema, sftConfigSchema } from '../trainer/config.js';
 import { configOptions } from '../trainer/parse-config.js';
 import { addEvalCommand } from './eval-program.js';
 import { addConfigFlags } from './flags.js';
-import { collect, deviceOption, dtypeOption, modelOption, numberOption, numbersOption } from './options.js';
+import {
+  activationsOption,
+  collect,
+  deviceOption,
+  dtypeOption,
+  modelOption,
+  numberOption,
+  numbersOption,
+} from './options.js';
 import { sftSources, trainSources } from './run-config.js';
 import { packageVersion } from './version.js';
 
@@ -96,6 +104,7 @@ function createProgram(setExitCode: (code: number) => void): Command {
       ).makeOptionMandatory(),
     )
     .addOption(dtypeOption())
+    .addOption(activationsOption())
     .addOption(
       numbersOption(
         '--devices <integer>',
@@ -146,6 +155,7 @@ function createProgram(setExitCode: (code: number) => void): Command {
     .addOption(numberOption('--batch-size <integer>', 'prompts that are generated together', 64))
     .option(...deviceOption)
     .addOption(dtypeOption())
+    .addOption(activationsOption())
     .addOption(numberOption('--threads <integer>', 'threads of the CPU kernels'))
     .action(async (flags) => (await import('./commands/generate.js')).generate(flags));
 
@@ -169,6 +179,7 @@ function createProgram(setExitCode: (code: number) => void): Command {
     .addOption(numberOption('--grace <number>', 'seconds that running requests get at the end', 30))
     .option(...deviceOption)
     .addOption(dtypeOption())
+    .addOption(activationsOption())
     .addOption(numberOption('--threads <integer>', 'threads of the CPU kernels'))
     .action(async (flags) => setExitCode(await (await import('./commands/serve.js')).serve(flags)));
 
@@ -182,6 +193,7 @@ function createProgram(setExitCode: (code: number) => void): Command {
     .addOption(numberOption('--batch-size <integer>', 'pairs that are scored together', 16))
     .option(...deviceOption)
     .addOption(dtypeOption())
+    .addOption(activationsOption())
     .addOption(numberOption('--threads <integer>', 'threads of the CPU kernels'))
     .action(async (flags) => (await import('./commands/score.js')).score(flags));
 

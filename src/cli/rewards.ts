@@ -2,7 +2,7 @@ import { resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { z } from 'zod';
 import type { PromptRecord } from '../data/prompts.js';
-import type { WeightDType } from '../models/causal-lm.js';
+import type { LoadOptions } from '../models/causal-lm.js';
 import { raifRewards } from '../recipes/raif/rewards.js';
 import { answerPart } from '../rewards/answer-part.js';
 import { formatReward } from '../rewards/format.js';
@@ -21,7 +21,7 @@ import { ConfiguredJudge, checkJudge, type JudgeSource, judgeShape } from './jud
 /** A reward that may hold more than itself: the weights of a judge, threads. */
 export interface LoadedReward extends Reward {
   /** Called before training, not by a plan of it. */
-  open?(device: Device, dtype: WeightDType): Promise<void>;
+  open?(device: Device, formats: Pick<LoadOptions, 'dtype' | 'activations'>): Promise<void>;
   close?(): Promise<void>;
 }
 
@@ -155,7 +155,7 @@ builtIns.raif = {
 };
 
 function ownedBy(judge: ConfiguredJudge): Required<Pick<LoadedReward, 'open' | 'close'>> {
-  return { open: (device, dtype) => judge.open(device, dtype), close: () => judge.close() };
+  return { open: (device, formats) => judge.open(device, formats), close: () => judge.close() };
 }
 
 /** The names of the rewards that need no module. */

@@ -1,5 +1,6 @@
 import { resolve } from 'node:path';
 import { z } from 'zod';
+import { activationDTypes } from '../models/activations.js';
 import { grpoConfigSchema, sftConfigSchema } from '../trainer/config.js';
 import type { PathOptions } from './config-source.js';
 import { engineSource } from './engine.js';
@@ -24,6 +25,11 @@ const machine = {
     .default(null)
     .describe('With several ranks on a machine: the device of each, by local rank; null: device says it'),
   dtype: z.enum(['f32', 'bf16']).default('f32').describe('Number format of the weights'),
+  activations: z
+    .enum(activationDTypes)
+    .nullable()
+    .default(null)
+    .describe('Number format of activations, keys and values; null: bf16 for bf16 weights on CUDA, else f32'),
   threads: z
     .int()
     .positive()

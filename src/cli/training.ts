@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 import type { z } from 'zod';
 import type { ProcessGroup } from '../distributed/process-group.js';
 import { GrpoError } from '../errors.js';
+import type { ActivationDType } from '../models/activations.js';
 import { CausalLM } from '../models/causal-lm.js';
 import type { Device } from '../tensor.js';
 import { ConsoleTracker } from '../tracking/console.js';
@@ -29,7 +30,10 @@ export interface RunRequest<Run> {
   resume: string | boolean;
 }
 
-type AnyRun = RankOptions & { dtype: 'f32' | 'bf16'; model: string } & Record<string, unknown>;
+type AnyRun = RankOptions & { dtype: 'f32' | 'bf16'; activations: ActivationDType | null; model: string } & Record<
+    string,
+    unknown
+  >;
 
 export async function readRequest<Schema extends z.ZodObject>(
   command: 'train' | 'sft',
@@ -117,7 +121,8 @@ async function runOnRank<Config extends GRPOConfig | SFTConfig>(
     device = await ranks.openDevice(run);
     print(`Device: ${device.name} (${device.why})`);
     const processGroup = await ranks.openGroup(device, run);
-    const policy = await CausalLM.load(run.model, { device, dtype: run.dtype });
+    const { dtype, activations } = run;
+    const policy = await CausalLM.load(run.model, { device, dtype, activations });
     const tracker = folder ? [progress, ...folder.trackers(onError)] : [];
     trainer = await createTrainer({ policy, tracker, signal: interrupt.signal, processGroup });
     trainer.onActivity = (activity) => ranks.report(activity);

@@ -1,4 +1,6 @@
+import { bytesPerElement } from '../backend/backend.js';
 import { InvalidArgumentError } from '../errors.js';
+import type { ActivationDType } from '../models/activations.js';
 import type { ModelConfig } from '../models/config.js';
 import { shardLength } from '../models/parameters.js';
 import type { GRPOConfig } from '../trainer/config.js';
@@ -10,6 +12,7 @@ export interface PlanInput {
   model: ModelConfig;
   config: GRPOConfig;
   dtype: 'f32' | 'bf16';
+  activations: ActivationDType;
   promptTokens: number;
   worldSize: number;
   /** The reference is kept, and computed, on another device. */
@@ -44,7 +47,7 @@ export function estimateTraffic({ model, config, dtype, worldSize: n }: PlanInpu
   const padded = shardLength(count, n) * n;
   const gradients =
     config.zeroStage === 2 ? config.gradientAccumulationSteps * share * float * padded : 2 * share * float * count;
-  const weights = config.zeroStage > 0 ? share * bytesOf(dtype) * padded : 0;
+  const weights = config.zeroStage > 0 ? share * bytesPerElement[dtype] * padded : 0;
   const perRank = config.perDeviceTrainBatchSize * config.gradientAccumulationSteps * config.maxCompletionLength;
   const completions = n > 1 ? ((n - 1) * perRank * jsonBytesPerToken) / config.numIterations : 0;
   return { gradients, weights, completions, total: gradients + weights + completions };
@@ -99,12 +102,13 @@ export interface TimeEstimate {
  * section 2.1). An exchange is done in rings: inside a machine, then between machines, each of which all its devices share.
  */
 export function estimateTime(input: PlanInput, cluster: Cluster = h100Cluster): TimeEstimate {
-  const { model, config, dtype, promptTokens } = input;
+  const { model, config, dtype, activations, promptTokens } = input;
   const count = parameterCount(model);
   const rows = config.perDeviceTrainBatchSize * config.gradientAccumulationSteps;
   const { maxCompletionLength: length } = config;
-  const keysAndValues = 2 * model.numKeyValueHeads * model.headDim * model.numHiddenLayers * bytesOf(dtype);
-  const readPerToken = bytesOf(dtype) * count + rows * (promptTokens + length / 2) * keysAndValues;
+  const keysAndValues =
+    2 * model.numKeyValueHeads * model.headDim * model.numHiddenLayers * bytesPerElement[activations];
+  const readPerToken = bytesPerElement[dtype] * count + rows * (promptTokens + length / 2) * keysAndValues;
   const sampled = (length * readPerToken) / (cluster.memoryBandwidth * cluster.memoryUtilisation);
   const operations = (config.gradientCheckpointing ? 8 : 6) + (config.beta > 0 && !input.referenceElsewhere ? 2 : 0);
   const tokens = rows * (promptTokens + length);
@@ -162,8 +166,4 @@ export function planDevices(
       };
     });
   });
-}
-
-function bytesOf(dtype: 'f32' | 'bf16'): number {
-  return dtype === 'f32' ? 4 : 2;
 }

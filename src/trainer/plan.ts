@@ -1,3 +1,5 @@
+import { bytesPerElement } from '../backend/backend.js';
+import type { ActivationDType } from '../models/activations.js';
 import type { ModelConfig } from '../models/config.js';
 import { gradientOrder, parameterSpecs } from '../models/decoder.js';
 import { shardLength } from '../models/parameters.js';
@@ -72,6 +74,7 @@ const cacheLimit = 2 ** 30;
 
 export interface MemoryPlan {
   dtype: 'f32' | 'bf16';
+  activations: ActivationDType;
   /** Of the longest prompt. */
   promptTokens: number;
   /** Ranks that share the state of the optimiser when `zeroStage` is 1 or 2. */
@@ -81,13 +84,11 @@ export interface MemoryPlan {
 }
 
 /** The estimate is of the update or of sampling, whichever is larger. */
-export function estimateMemory(
-  model: ModelConfig,
-  config: GRPOConfig,
-  { dtype, promptTokens, worldSize = 1, referenceElsewhere = false }: MemoryPlan,
-): MemoryEstimate {
+export function estimateMemory(model: ModelConfig, config: GRPOConfig, plan: MemoryPlan): MemoryEstimate {
+  const { dtype, promptTokens, worldSize = 1, referenceElsewhere = false } = plan;
   const count = parameterCount(model);
-  const size = dtype === 'bf16' ? 2 : 4;
+  const size = bytesPerElement[dtype];
+  const activation = bytesPerElement[plan.activations];
   const { hiddenSize, intermediateSize, numHiddenLayers, headDim, vocabSize } = model;
   const queries = model.numAttentionHeads * headDim;
   const keys = model.numKeyValueHeads * headDim;
@@ -99,10 +100,10 @@ export function estimateMemory(
   const stored = config.gradientCheckpointing
     ? numHiddenLayers * hiddenSize + 2 * layer
     : numHiddenLayers * layer + layer;
-  const activations = float * tokens * (stored + 2 * hiddenSize);
+  const activations = activation * tokens * (stored + 2 * hiddenSize);
   const logits = Math.min(config.logitsWorkspaceBytes, float * completions * vocabSize);
   const rows = config.perDeviceTrainBatchSize * (config.stepsPerGeneration ?? config.gradientAccumulationSteps);
-  const perToken = 2 * keys * numHiddenLayers * size;
+  const perToken = 2 * keys * numHiddenLayers * activation;
   const cache = Math.min(cacheLimit, perToken * (rows * config.maxCompletionLength + rows * promptTokens));
   const fixed = {
     weights: size * count,

@@ -51,7 +51,9 @@ export async function alignRanks(
   rows: number | undefined,
 ): Promise<void> {
   const { count, dtype, flat } = policy.parameters;
-  const own: Record<string, unknown> = { ...config, outputDir: null, weights: `${count} ${dtype}`, rows };
+  const { activations } = policy.decoder;
+  const weights = `${count} ${dtype}`;
+  const own: Record<string, unknown> = { ...config, outputDir: null, weights, activations, rows };
   const texts = Object.fromEntries(Object.entries(own).map(([name, value]) => [name, JSON.stringify(value) ?? 'none']));
   const all = await group.allGatherValues(texts);
   all.forEach((theirs, rank) => {

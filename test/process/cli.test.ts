@@ -160,6 +160,16 @@ describe('grpo', () => {
     }
     await grpo(['score', '--model', 'model', '--data', 'data.jsonl', '--threads', '1', '--out', 'scores.jsonl']);
     expect(await jsonLines('scores.jsonl')).toEqual(rows);
+
+    const inBf16 = async (activations: string) => {
+      const formats = ['--dtype', 'bf16', '--activations', activations, '--out', `${activations}.jsonl`];
+      await grpo(['score', '--model', 'model', '--data', 'data.jsonl', '--threads', '1', ...formats]);
+      return (await jsonLines(`${activations}.jsonl`)).map(({ logProb }) => logProb as number);
+    };
+    const whole = await inBf16('f32');
+    const differences = (await inBf16('bf16')).map((logProb, i) => Math.abs(logProb - whole[i]!));
+    expect(Math.max(...differences)).toBeLessThan(0.1);
+    expect(Math.min(...differences)).toBeGreaterThan(0);
   });
 
   it.each(['llama', 'qwen2', 'qwen3', 'mistral'])(

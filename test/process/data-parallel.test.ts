@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it, vi } from 'vitest';
-import type { CausalLM } from '../../src/models/causal-lm.js';
+import type { CausalLM, CreateOptions } from '../../src/models/causal-lm.js';
 import '../../src/platform/node.js';
 import type { RewardSample } from '../../src/rewards/reward.js';
 import { GRPOTrainer, type GRPOTrainerOptions } from '../../src/trainer/grpo-trainer.js';
@@ -59,12 +59,12 @@ async function outcomeOf(reports: StepReport[], policy: CausalLM): Promise<Outco
   };
 }
 
-type Options = Partial<GRPOTrainerOptions> & { dtype?: 'f32' | 'bf16' };
+type Options = Partial<GRPOTrainerOptions> & Pick<CreateOptions, 'dtype' | 'activations'>;
 
 /** The same run on one or several ranks: 16 completions an update, whatever the number of ranks. */
-function train(worldSize: number, { dtype = 'f32', ...options }: Options = {}): Promise<Outcome[]> {
+function train(worldSize: number, { dtype = 'f32', activations, ...options }: Options = {}): Promise<Outcome[]> {
   return inRanks(worldSize, async (device, group) => {
-    const policy = tinyPolicy({ device, seed: 5 + group.rank, dtype });
+    const policy = tinyPolicy({ device, seed: 5 + group.rank, dtype, activations });
     await device.synchronize();
     const before = device.memory().liveBytes;
     const trainer = await GRPOTrainer.create({
@@ -210,6 +210,25 @@ describe('zeroStage', () => {
     }
   });
 
+  it('1 and 2 give the bits of 0 with activations in bf16, which two ranks round as one does', async () => {
+    const formats = { dtype: 'bf16', activations: 'bf16' } as const;
+    const [alone] = await train(1, formats);
+    const [whole, ...sharded] = await Promise.all(
+      ([0, 1, 2] as const).map((zeroStage) => train(2, { ...formats, gradientAccumulationSteps: 1, zeroStage })),
+    );
+    for (const ranks of sharded) {
+      for (const [r, rank] of ranks.entries()) expect(rank.weights).toEqual(whole![r]!.weights);
+    }
+    const ranks = await train(2, formats);
+    expect(ranks[1]!.weights).toEqual(ranks[0]!.weights);
+    // Completions of a prompt may be on both ranks: the gradient of the prompt is then the sum of two that were rounded.
+    expect(ranks[0]!.completions.slice(0, 16)).toEqual(alone!.completions.slice(0, 16));
+    expect(Math.abs(ranks[0]!.losses[0]! - alone!.losses[0]!)).toBeLessThan(1e-6);
+    expect(Math.abs(ranks[0]!.gradNorms[0]! / alone!.gradNorms[0]! - 1)).toBeLessThan(1e-2);
+    const [exact] = await train(1, { dtype: 'bf16' });
+    expect(exact!.gradNorms[0]).not.toBe(alone!.gradNorms[0]);
+  });
+
   it('2 adds up micro-batches of ranks that have unequally many, demonstrations too, to the sums of 0', async () => {
     const options = { sftCoefficient: 0.5, demonstrations, sftBatchSize: 3, perDeviceTrainBatchSize: 2 };
     const more = { ...options, gradientAccumulationSteps: 4 };
@@ -323,10 +342,11 @@ describe('checkpoints', () => {
 
 describe('the ranks', () => {
   const common = { dataset, rewards, numGenerations: 4, perDeviceTrainBatchSize: 4, maxCompletionLength: 8 };
-  const create = (worldSize: number, optionsOf: (rank: number) => Partial<GRPOTrainerOptions>) =>
+  const create = (worldSize: number, optionsOf: (rank: number) => Options) =>
     inRanks(worldSize, async (device, group) => {
-      const policy = tinyPolicy({ device, seed: 5 });
-      return GRPOTrainer.create({ policy, ...common, processGroup: group, ...optionsOf(group.rank) }).then(
+      const { dtype, activations, ...options } = optionsOf(group.rank);
+      const policy = tinyPolicy({ device, seed: 5, dtype, activations });
+      return GRPOTrainer.create({ policy, ...common, processGroup: group, ...options }).then(
         (trainer) => trainer.close().then(() => 'made'),
         (error: Error) => error.message,
       );
@@ -336,6 +356,10 @@ describe('the ranks', () => {
     const messages = await create(2, (rank) => ({ learningRate: 1e-3 * (1 + rank) }));
     for (const message of messages) {
       expect(message).toBe('Expected the value of rank 0, 0.001, for learningRate but received "0.002 on rank 1"');
+    }
+    const formats = await create(2, (rank) => ({ dtype: 'bf16', activations: rank === 0 ? 'bf16' : 'f32' }));
+    for (const message of formats) {
+      expect(message).toMatch(/^Expected the value of rank 0, "bf16", for activations but received .*f32.* on rank 1/);
     }
   });
 

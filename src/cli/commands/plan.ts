@@ -2,6 +2,7 @@ import { existsSync } from 'node:fs';
 import { basename } from 'node:path';
 import { resolveLaunchEnvironment } from '../../distributed/launch-environment.js';
 import { type Cluster, type DevicePlan, h100Cluster, planDevices } from '../../distributed/plan.js';
+import { type ActivationDType, activationsOf } from '../../models/activations.js';
 import { type ModelConfig, parseConfig } from '../../models/config.js';
 import { fileSystem } from '../../platform/files.js';
 import { readJsonObject } from '../../platform/read-json.js';
@@ -12,6 +13,7 @@ import { parameterCount } from '../../trainer/plan.js';
 export interface PlanFlags {
   model: string;
   dtype: 'f32' | 'bf16';
+  activations?: ActivationDType;
   devices?: number[];
   zeroStage?: number[];
   batchSize: number;
@@ -58,14 +60,15 @@ export async function plan(flags: PlanFlags): Promise<void> {
     overlap: flags.overlap,
   };
   const { dtype, promptTokens } = flags;
+  const activations = activationsOf(flags.activations, 'cuda', dtype);
   const plans = planDevices(
-    { model, config, dtype, promptTokens, referenceElsewhere: flags.reference === 'elsewhere' },
+    { model, config, dtype, activations, promptTokens, referenceElsewhere: flags.reference === 'elsewhere' },
     { worldSizes: flags.devices ?? (ranks ? [ranks] : [1, 8, 64, 1024]), zeroStages: flags.zeroStage ?? [0, 1, 2] },
     cluster,
   );
   const text = flags.json
     ? `${JSON.stringify({ parameters: parameterCount(model), cluster, plans }, null, 2)}\n`
-    : describe(model, flags, cluster, plans);
+    : describe(model, { ...flags, activations }, cluster, plans);
   process.stdout.write(text);
 }
 
@@ -99,7 +102,12 @@ async function modelOf(name: string): Promise<ModelConfig> {
   ]);
 }
 
-function describe(model: ModelConfig, flags: PlanFlags, cluster: Cluster, plans: readonly DevicePlan[]): string {
+function describe(
+  model: ModelConfig,
+  flags: PlanFlags & { activations: ActivationDType },
+  cluster: Cluster,
+  plans: readonly DevicePlan[],
+): string {
   const rows = flags.batchSize * flags.accumulation;
   const columns = [
     'devices',
@@ -125,7 +133,7 @@ function describe(model: ModelConfig, flags: PlanFlags, cluster: Cluster, plans:
   ]);
   const { intraNodeBandwidth: intra, interNodeBandwidth: inter, intraNodeLatency, interNodeLatency } = cluster;
   return [
-    `${parameterCount(model).toLocaleString('en-US')} parameters, ${flags.dtype}, ${rows} completions a device and update,`,
+    `${parameterCount(model).toLocaleString('en-US')} parameters, ${flags.dtype}, activations ${flags.activations}, ${rows} completions a device and update,`,
     `${flags.promptTokens} prompt and ${flags.completionTokens} completion tokens each` +
       `${flags.gradientCheckpointing ? ', gradient checkpointing' : ''}. Memory is of one device.`,
     '',

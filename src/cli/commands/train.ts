@@ -38,7 +38,8 @@ export async function train(
     request,
     async (parts) => {
       const { policy } = parts;
-      for (const reward of rewards) await reward.open?.(policy.device, run.dtype);
+      for (const reward of rewards)
+        await reward.open?.(policy.device, { dtype: run.dtype, activations: run.activations });
       engine = run.engine ? openEngine(run.engine, policy, run.model, run.networkInterface) : undefined;
       // A device that computes the policy already keeps its reference without being opened again.
       if (referenceName && !policy.device.name.startsWith(`${referenceName} `)) {

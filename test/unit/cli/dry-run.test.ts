@@ -76,6 +76,24 @@ describe('grpo train --dry-run', () => {
     expect(out).toMatch(/total +\d+\.\d MiB/);
   });
 
+  it('counts activations in the format that they will have', async () => {
+    const bytes = async (...flags: string[]) => {
+      const { out } = await run('raif/qwen2.5-1.5b', ...flags);
+      return Number(/\n {2}activations +(\d+\.\d) GiB/.exec(out)![1]);
+    };
+    const whole = await bytes('--device', 'cpu');
+    for (const flags of [
+      ['--activations', 'bf16'],
+      ['--device', 'cuda'],
+    ]) {
+      expect(Math.abs((await bytes(...flags)) / whole - 0.5)).toBeLessThan(0.01);
+    }
+    expect(await bytes('--device', 'cuda', '--activations', 'f32')).toBe(whole);
+    const { code, error } = await run('raif/qwen2.5-1.5b', '--activations', 'f16');
+    expect(code).not.toBe(0);
+    expect(error).toMatch(/activations/);
+  });
+
   it('plans for all ranks of a launcher, and one of them says it', async () => {
     const dataset = await write('plain.jsonl', ...Array.from({ length: 16 }, (_, i) => ({ prompt: `${i}+1=` })));
     const flags = ['--model', join(folder, 'model'), '--dataset', dataset, '--rewards', 'format', '--zero-stage', '1'];

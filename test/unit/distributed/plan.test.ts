@@ -42,7 +42,8 @@ describe('the plan of traffic is what ranks send', () => {
       const measured = await bytesOf(group, () => optimizer.update(1e-3).dispose());
       // With a stage the ranks also exchange the norms of their parts.
       const norms = zeroStage > 0 ? 4 * (worldSize - 1) : 0;
-      const plan = estimateTraffic({ model: policy.config, config, dtype, promptTokens: 1, worldSize });
+      const input = { model: policy.config, config, dtype, activations: 'f32', promptTokens: 1, worldSize } as const;
+      const plan = estimateTraffic(input);
       optimizer.dispose();
       policy.dispose();
       return { measured: measured - norms, planned: plan.gradients + plan.weights };
@@ -73,7 +74,8 @@ describe('the plan of traffic is what ranks send', () => {
       });
       await trainer.close();
       const config = parseGRPOConfig(options, 'test');
-      const plan = estimateTraffic({ model: policy.config, config, dtype: 'f32', promptTokens: 4, worldSize: 2 });
+      const formats = { dtype: 'f32', activations: 'f32' } as const;
+      const plan = estimateTraffic({ model: policy.config, config, ...formats, promptTokens: 4, worldSize: 2 });
       policy.dispose();
       return { sent: measured - plan.gradients, planned: plan.completions * (tokens / (2 * 8 * 64)) };
     });
@@ -101,7 +103,7 @@ describe('the plan of memory is what a rank takes', () => {
         reward: i + group.rank,
       }));
       await trainer.step(rollouts);
-      const plan = { dtype: 'f32', promptTokens: promptIds.length, worldSize: 2 } as const;
+      const plan = { dtype: 'f32', activations: 'f32', promptTokens: promptIds.length, worldSize: 2 } as const;
       const estimate = estimateMemory(policy.config, parseGRPOConfig(config, 'test', { worldSize: 2 }), plan);
       await trainer.close();
       policy.dispose();
@@ -118,7 +120,7 @@ describe('a plan for many devices', () => {
   const model = knownModel('Qwen2.5-7B-Instruct')!;
   const options = { perDeviceTrainBatchSize: 8, maxCompletionLength: 512, gradientCheckpointing: true };
   const config = parseGRPOConfig(options, 'test', { generates: false });
-  const input = { model, config, dtype: 'bf16', promptTokens: 512 } as const;
+  const input = { model, config, dtype: 'bf16', activations: 'bf16', promptTokens: 512 } as const;
   const count = 7_615_616_512;
 
   it('has the state of the optimiser divided and the rest whole', () => {
@@ -139,6 +141,25 @@ describe('a plan for many devices', () => {
     const embedding = 152_064 * 3584;
     const layer = 3 * 3584 * 18_944 + 2 * 3584 * (3584 + 512) + 3584 + 2 * 512 + 2 * 3584;
     expect(plans[3]!.memory.gradients).toBe(4 * (count / 8 + embedding + layer));
+  });
+
+  it('has half the activations, keys and values in bf16, and reads half of the latter', () => {
+    const memory = (activations: 'f32' | 'bf16') => estimateMemory(model, config, { ...input, activations });
+    const [halved, whole] = [memory('bf16'), memory('f32')];
+    // 28 layers' inputs, two layers computed again and two rows more, of 8,192 tokens.
+    const layer = 4 * 3584 + 2 * 3584 + 2 * 512 + 3 * 18_944;
+    expect(whole.activations).toBe(4 * 8192 * (28 * 3584 + 2 * layer + 2 * 3584));
+    expect(whole.cache).toBe(4 * 2 * 28 * 512 * 8 * 1024);
+    for (const part of ['activations', 'cache'] as const) expect(halved[part]).toBe(whole[part] / 2);
+    for (const part of ['weights', 'gradients', 'optimizer', 'logits'] as const) expect(halved[part]).toBe(whole[part]);
+    for (const [activations, bytes] of [
+      ['f32', 4],
+      ['bf16', 2],
+    ] as const) {
+      const read = 2 * count + 8 * (512 + 256) * 2 * 28 * 512 * bytes;
+      const { sampling } = estimateTime({ ...input, activations, worldSize: 1 });
+      expect(sampling).toBeCloseTo((512 * read) / (3.35e12 * 0.6), 9);
+    }
   });
 
   it('sends with stage 2 as much as the paper says: what a reduce-scatter and an all-gather send', () => {

@@ -58,12 +58,14 @@ describe('estimateMemory', () => {
   const prompt = 'abcdefgh'.repeat(2);
 
   it.each([
-    [{ gradientCheckpointing: false, beta: 0.1 }, 'f32'],
-    [{ gradientCheckpointing: true, beta: 0 }, 'f32'],
-    [{ gradientCheckpointing: false, beta: 0 }, 'bf16'],
-  ] as const)('is near what an update takes with %j in %s', async (options, dtype) => {
+    [{ gradientCheckpointing: false, beta: 0.1 }, 'f32', 'f32'],
+    [{ gradientCheckpointing: true, beta: 0 }, 'f32', 'f32'],
+    [{ gradientCheckpointing: false, beta: 0 }, 'bf16', 'f32'],
+    [{ gradientCheckpointing: false, beta: 0 }, 'bf16', 'bf16'],
+    [{ gradientCheckpointing: true, beta: 0.1 }, 'bf16', 'bf16'],
+  ] as const)('is near what an update takes with %j in %s, activations %s', async (options, dtype, activations) => {
     const own = await openDevice('cpu');
-    const policy = tinyPolicy({ device: own, seed: 1, dtype }, shape);
+    const policy = tinyPolicy({ device: own, seed: 1, dtype, activations }, shape);
     const promptIds = policy.tokenizer.encode(prompt);
     const config = { ...options, perDeviceTrainBatchSize: 8, maxCompletionLength: 160, maxSteps: 1, numGenerations: 8 };
     try {
@@ -72,6 +74,7 @@ describe('estimateMemory', () => {
       await trainer.step(Array.from({ length: 8 }, (_, i) => ({ group: 0, promptIds, completionIds, reward: i })));
       const estimate = estimateMemory(policy.config, parseGRPOConfig(config), {
         dtype,
+        activations,
         promptTokens: promptIds.length,
       });
       expect(estimate.weights).toBe(policy.parameters.count * (dtype === 'bf16' ? 2 : 4));
