@@ -17,9 +17,9 @@ export interface TestDevice {
  * each matrix product that is installed, every WebGPU adapter, in software or not, with the least that WebGPU
  * guarantees, CUDA's kernels on the processor, and a CUDA device where there is one.
  *
- * `features`: also every WebGPU adapter with all that it offers: limits, subgroups, f16. On an adapter in software all
- * suites would take 220 s of the processor for that. Those that ask for it are one for each kind of shader that differs,
- * some 85 s together; test/unit/backend/webgpu-features.test.ts compares the bits of all such shaders.
+ * `features`: also every WebGPU adapter with all that it offers: limits, subgroups, f16. For all suites that is some 300 s
+ * of the processor on an adapter in software. Those that ask for it, some 110 s, are one for each kind of shader that
+ * differs; test/unit/backend/webgpu-features.test.ts compares the bits of all such shaders.
  */
 export async function testDevices({ features = false } = {}): Promise<TestDevice[]> {
   const found: TestDevice[] = [];
