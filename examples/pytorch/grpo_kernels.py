@@ -35,6 +35,8 @@ def tensor_argument(tensor):
     """A view of a tensor's memory; None is an absent tensor."""
     if tensor is None:
         return GrpoTensor()
+    if isinstance(tensor, GrpoTensor):
+        return tensor
     if tensor.dtype not in DTYPES or tensor.dim() > 4 or (tensor.dim() > 0 and tensor.stride(-1) != 1):
         raise ValueError(f"expected float32, bfloat16, float16 or int32 with adjacent columns, got {tensor.dtype} "
                          f"with strides {tensor.stride()}")
@@ -90,13 +92,27 @@ class Kernels:
     def close(self):
         ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._table.destroy)(self._context)
 
+    def integers(self, values):
+        """int32 numbers in the library's memory until close(): unlike a torch tensor's, it never reads them back, which
+        waits, to check them."""
+        host = (ctypes.c_int32 * len(values))(*values)
+        data, size, pointer = ctypes.c_void_p(), ctypes.c_size_t, ctypes.c_void_p
+        allocate = ctypes.CFUNCTYPE(ctypes.c_int, pointer, size, ctypes.POINTER(pointer))(self._table.allocate)
+        upload = ctypes.CFUNCTYPE(ctypes.c_int, pointer, pointer, pointer, size)(self._table.upload)
+        self._require("integers", allocate(self._context, ctypes.sizeof(host), ctypes.byref(data)))
+        self._require("integers", upload(self._context, data, ctypes.addressof(host), ctypes.sizeof(host)))
+        return GrpoTensor(data.value, DTYPES[torch.int32], 1, (ctypes.c_int64 * 4)(len(host)), len(host))
+
     def run(self, name, **values):
         """Queues an operation. Tensors that are left out are absent, scalars 0."""
         arguments = self._arguments[name]()
         for key, value in values.items():
             setattr(arguments, key, tensor_argument(value) if key in arguments.tensors else float(value))
         call = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(getattr(self._table, name))
-        if call(self._context, ctypes.addressof(arguments)):
+        self._require(name, call(self._context, ctypes.addressof(arguments)))
+
+    def _require(self, name, status):
+        if status:
             last_error = ctypes.CFUNCTYPE(ctypes.c_char_p, ctypes.c_void_p)(self._table.last_error)
             raise RuntimeError(f"{name}: {last_error(self._context).decode()}")
 

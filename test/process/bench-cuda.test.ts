@@ -1,0 +1,40 @@
+import { spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { expect, test } from 'vitest';
+import { cudaOnCpu } from '../devices.js';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+const python = process.env.GRPO_PYTHON || 'python3';
+const run = (...args: string[]) =>
+  spawnSync(python, ['bench/cuda/kernels.py', ...args], { cwd: root, encoding: 'utf8' });
+const hasPython = spawnSync(python, ['--version']).status === 0;
+const hasTorch = spawnSync(python, ['-c', 'import torch']).status === 0;
+
+test('every row of the CUDA benchmark equals its peers, on the processor', { timeout: 240_000 }, ({ skip }) => {
+  if (!existsSync(cudaOnCpu.library)) skip('there is no stand-in for CUDA');
+  if (!hasTorch) skip(`${python} has no torch`);
+  const { status, stdout, stderr } = run('--device', 'cuda-on-cpu');
+  expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+  const rows = stdout.trim().split('\n');
+  const tasks = ['log-prob', 'log-prob', 'fused head', 'policy loss', 'group adv', 'AdamW', 'attention', 'attention'];
+  expect(rows).toHaveLength(tasks.length);
+  rows.forEach((row, i) => {
+    expect(row.slice(0, tasks[i]!.length)).toBe(tasks[i]);
+    expect(row).toMatch(/: equal to (eager|sdpa) \de-\d\d.*; a wrong result is \de-\d\d apart/);
+  });
+  // Nothing is timed here.
+  expect(stdout).not.toMatch(/GB\/s|seconds| ms/);
+});
+
+test.skipIf(!hasPython).each([
+  [
+    ['--library', '/nowhere/libgrpo_cuda.so'],
+    /^bench:cuda: there is no libgrpo_cuda\.so in nowhere\/: npm run build:cuda$/,
+  ],
+  [['--rounds', '0'], /expected numbers above 0$/],
+])('the CUDA benchmark with %o says in a line what is wrong', (args, message) => {
+  const { status, stderr } = run(...args);
+  expect(status).not.toBe(0);
+  expect(stderr.trim().split('\n').at(-1)).toMatch(message);
+});
