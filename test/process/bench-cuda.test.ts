@@ -7,9 +7,10 @@ import { cudaOnCpu } from '../devices.js';
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const python = process.env.GRPO_PYTHON || 'python3';
 const run = (...args: string[]) =>
-  spawnSync(python, ['bench/cuda/kernels.py', ...args], { cwd: root, encoding: 'utf8' });
+  spawnSync(python, ['bench/cuda/measure_kernels.py', ...args], { cwd: root, encoding: 'utf8' });
 const hasPython = spawnSync(python, ['--version']).status === 0;
 const hasTorch = spawnSync(python, ['-c', 'import torch']).status === 0;
+const hasTransformers = hasTorch && spawnSync(python, ['-c', 'import transformers']).status === 0;
 
 test('every row of the CUDA benchmark equals its peers, on the processor', { timeout: 240_000 }, ({ skip }) => {
   if (!existsSync(cudaOnCpu.library)) skip('there is no stand-in for CUDA');
@@ -25,6 +26,28 @@ test('every row of the CUDA benchmark equals its peers, on the processor', { tim
   });
   // Nothing is timed here.
   expect(stdout).not.toMatch(/GB\/s|seconds| ms/);
+});
+
+test('updates and samples of a tiny model equal those of transformers', { timeout: 240_000 }, ({ skip }) => {
+  if (!existsSync(cudaOnCpu.library)) skip('there is no stand-in for CUDA');
+  if (!hasTransformers) skip(`${python} has no transformers`);
+  const env = { ...process.env, GRPO_CUDA_LIBRARY: cudaOnCpu.library, GRPO_CUBLAS_LIBRARY: cudaOnCpu.cublas };
+  const args = ['bench/run.mjs', 'cuda', '--only', 'training', '--python', python];
+  const { status, stdout, stderr } = spawnSync(process.execPath, args, { cwd: root, env, encoding: 'utf8' });
+  expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+  expect(stdout).toMatch(/^tiny: log-probs \de-\d and norm of the gradients \de-\d+ apart from PyTorch's$/m);
+  expect(stdout).not.toMatch(/tokens\/s/);
+});
+
+test('the CUDA benchmark says in a line that there is no device', { timeout: 60_000 }, () => {
+  const env = { ...process.env, GRPO_CUDA_LIBRARY: '/nowhere/libgrpo_cuda.so' };
+  const { status, stderr } = spawnSync(process.execPath, ['bench/run.mjs', 'cuda'], {
+    cwd: root,
+    env,
+    encoding: 'utf8',
+  });
+  expect(status).toBe(1);
+  expect(stderr).toMatch(/^bench:cuda: needs the device cuda: \/nowhere\/libgrpo_cuda\.so: .*No such file.*\n$/);
 });
 
 test.skipIf(!hasPython).each([

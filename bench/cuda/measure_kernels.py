@@ -2,7 +2,7 @@
 sides in turn. Every peer must give our results before it is timed. Needs torch, and Triton for some peers; no Node.
 
     npm run build:cuda
-    python bench/cuda/kernels.py [--budget-seconds 240] [--library build-cuda/libgrpo_cuda.so]
+    python bench/cuda/measure_kernels.py [--budget-seconds 240] [--library build-cuda/libgrpo_cuda.so]
 
 Writes bench/results/cuda-kernels-<gpu>.{json,md}. With --device cuda-on-cpu the comparisons alone run, at small sizes,
 with the kernels that test/cuda-on-cpu builds for the processor; nothing is timed or written.
@@ -180,7 +180,7 @@ if on_gpu:
     result = {
         "what": "GRPO kernels on CUDA: median seconds, bytes that must be moved, extra memory",
         "date": datetime.date.today().isoformat(),
-        "command": " ".join(["python bench/cuda/kernels.py", *re.sub(r"--(library|out)[= ]\S+", "",
+        "command": " ".join(["python bench/cuda/measure_kernels.py", *re.sub(r"--(library|out)[= ]\S+", "",
                                                                     " ".join(sys.argv[1:])).split()]),
         "gpu": gpu,
         "driver": driver_version(),
