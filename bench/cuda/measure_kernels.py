@@ -109,7 +109,8 @@ def report(result):
         f"- Copy of 4 GiB: {copy_rate / 1e12:.2f} TB/s, bytes read and written. bf16 product of 8192 x 8192 x 8192: "
         f"{product_rate / 1e12:.0f} TFLOP/s. Both in this run.",
         "- Milliseconds, medians of rounds that take the sides in turn, by CUDA events, after three calls, with the L2 "
-        "overwritten before each sample. In brackets the time over ours; MiB: memory beyond inputs and outputs.",
+        "overwritten before each sample. In brackets the time over ours. MiB: what a call takes; PyTorch allocates its results "
+        "in it.",
         "- Every peer gave our results first, within tolerances that reject ours on a slightly other problem (see the "
         "JSON file). Peers: PyTorch as written and compiled; Triton kernels of this repository.",
         "",
