@@ -109,8 +109,9 @@ function memoryLines(
   config: GRPOConfig,
   { promptTokens, worldSize }: { promptTokens: number; worldSize: number },
 ): Line[] {
-  const { dtype } = run;
-  const activations = activationsOf(run.activations, run.device.startsWith('cuda') ? 'cuda' : 'cpu', dtype);
+  const { dtype, device, devices } = run;
+  const onCuda = (devices?.[0] ?? device).startsWith('cuda');
+  const activations = activationsOf(run.activations, onCuda ? 'cuda' : 'cpu', dtype);
   const { total, ...parts } = estimateMemory(model, config, { dtype, activations, promptTokens, worldSize });
   return [
     ['parameters', number(parameterCount(model))],

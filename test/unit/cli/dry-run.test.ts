@@ -85,6 +85,7 @@ describe('grpo train --dry-run', () => {
     for (const flags of [
       ['--activations', 'bf16'],
       ['--device', 'cuda'],
+      ['--devices', 'cuda:0', '--devices', 'cuda:1'],
     ]) {
       expect(Math.abs((await bytes(...flags)) / whole - 0.5)).toBeLessThan(0.01);
     }
