@@ -3,11 +3,16 @@
 // src/kernels/policy-statistics.ts).
 
 const SUMS = 16u;
+const LOSS = 16u;  // sums beside those of the statistics
+const ENTROPY = 17u;
+const THROUGH_RATIO = 18u;
 const RESULTS = 23u;  // loss, entropy acted on, 16 sums, 5 extremes
 const LARGE = 3.4028234e38;
 
 var<workgroup> shared_count: u32;
 
+// Four sums at a time: what one costs is that the threads wait for each other. What is reduced in one place is compiled
+// once.
 fn join_sums(a: vec4f, b: vec4f) -> vec4f { return a + b; }
 fn join_extremes(a: vec3f, b: vec3f) -> vec3f { return max(a, b); }
 
@@ -37,17 +42,14 @@ fn sequence_terms(begin: u32, count: u32, thread: u32) -> Terms {
     divergence += away;
   }
   let tokens = f32(max(count, 1u));
-  if (flag(p.sequenceLevel)) { terms.ratio = ratio_of(lanes_sum(thread, log_ratio) / tokens); }
-  if (p.correction > 2u) {
-    let sum = lanes_sum(thread, difference);
-    terms.correction = correction_weight(select(sum, sum / tokens, flag(p.geometric)));
-  }
+  let sums = lanes_sums(thread, vec4f(log_ratio, difference, clamped + log_weight, divergence));
+  if (flag(p.sequenceLevel)) { terms.ratio = ratio_of(sums.x / tokens); }
+  if (p.correction > 2u) { terms.correction = correction_weight(select(sums.y, sums.y / tokens, flag(p.geometric))); }
   if (p.lossType == 7u) {
-    let log_w = lanes_sum(thread, clamped) + lanes_sum(thread, log_weight);
-    terms.phi_positive = vespo_phi(log_w, p.vespoKPositive, p.vespoLambdaPositive);
-    terms.phi_negative = vespo_phi(log_w, p.vespoKNegative, p.vespoLambdaNegative);
+    terms.phi_positive = vespo_phi(sums.z, p.vespoKPositive, p.vespoLambdaPositive);
+    terms.phi_negative = vespo_phi(sums.z, p.vespoKNegative, p.vespoLambdaNegative);
   }
-  if (flag(p.offPolicyMask)) { terms.near_policy = lanes_sum(thread, divergence) / tokens <= p.offPolicyThreshold; }
+  if (flag(p.offPolicyMask)) { terms.near_policy = sums.w / tokens <= p.offPolicyThreshold; }
   return terms;
 }
 
@@ -86,10 +88,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
   let scale = loss_scale(count, token_denominator);
   let terms = sequence_terms(begin, count, thread);
 
-  var loss = 0.0;
-  var acted_entropy = 0.0;
-  var through_ratio_sum = 0.0;
-  var sums: array<f32, SUMS>;
+  var sums: array<f32, SUMS + 4u>;
   var ratio_min = LARGE;
   var ratio_max = -LARGE;
   var difference_max = -LARGE;
@@ -109,7 +108,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
       let entropy = value(at, 5u);
       sums[3] += entropy;
       if (flag(p.highEntropy)) { kept = !(entropy < threshold); }
-      if (kept) { acted_entropy += entropy; }
+      if (kept) { sums[ENTROPY] += entropy; }
     }
     if (kept) { sums[9] += 1.0; } else { weight = 0.0; }
     if (flag(p.offPolicyMask) && !terms.near_policy && advantage < 0.0) {
@@ -150,9 +149,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
         through_log_prob += p.beta * kl.y;
       }
     }
-    loss += token_loss;
+    sums[LOSS] += token_loss;
     if (flag(p.sequenceLevel)) {
-      through_ratio_sum += through_ratio;
+      sums[THROUGH_RATIO] += through_ratio;
     } else {
       through_log_prob += through_ratio;
     }
@@ -168,37 +167,33 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
     ratio_max = max(ratio_max, ratio);
   }
 
+  let at = b * RESULTS;
+  var four = vec4f(0.0);
+  var low_clipped = 0.0;
+  var high_clipped = 0.0;
+  for (var k = 0u; k <= SUMS; k += 4u) {
+    four = lanes_sums(thread, vec4f(sums[k], sums[k + 1u], sums[k + 2u], sums[k + 3u]));
+    if (k == 0u) { four = vec4f(f32(count), select(0.0, 1.0, count > 0u), four.zw); }
+    if (k == 4u) {
+      low_clipped = four.z;
+      high_clipped = four.w;
+    }
+    if (thread == 0u && k < SUMS) {
+      for (var j = 0u; j < 4u; j++) { store_results(at + 2u + k + j, four[j]); }
+    }
+  }
+  // The last four: loss, entropy, what reaches the ratio of the sequence.
+  if (thread == 0u) {
+    store_results(at, four.x * scale);
+    store_results(at + 1u, four.y);
+  }
   if (flag(p.sequenceLevel)) {
-    let share = lanes_sum(thread, through_ratio_sum) / f32(max(count, 1u)) * scale;
+    let share = four.z / f32(max(count, 1u)) * scale;
     storageBarrier();
     for (var i = thread; i < count; i += THREADS) {
       let t = u32(load_order(begin + i));
       store_gradLogProbs(t, load_gradLogProbs(t) + share);
     }
-  }
-
-  let at = b * RESULTS;
-  // Four sums at a time: what a sum costs is that the threads wait for each other.
-  let first = lanes_sums(thread, vec4f(loss, acted_entropy, 0.0, 0.0));
-  if (thread == 0u) {
-    store_results(at, first.x * scale);
-    store_results(at + 1u, first.y);
-  }
-  var low_clipped = 0.0;
-  var high_clipped = 0.0;
-  for (var k = 0u; k < SUMS; k += 4u) {
-    let four = lanes_sums(thread, vec4f(sums[k], sums[k + 1u], sums[k + 2u], sums[k + 3u]));
-    if (thread == 0u) {
-      for (var j = 0u; j < 4u; j++) { store_results(at + 2u + k + j, four[j]); }
-    }
-    if (k == 4u) {
-      low_clipped = four.z;
-      high_clipped = four.w;
-    }
-  }
-  if (thread == 0u) {
-    store_results(at + 2u, f32(count));
-    store_results(at + 3u, select(0.0, 1.0, count > 0u));
   }
   let extremes = lanes_extremes(thread, vec3f(-ratio_min, ratio_max, difference_max));
   if (thread == 0u) {

@@ -75,7 +75,7 @@ export function policyLoss(kernels: Kernels, args: Arguments<'policyLoss'>): voi
   };
   kernels.dispatch({
     sources: ['functions', 'policy_objectives', 'policy_loss'],
-    reductions: { sum: 'f32', sums: 'vec4f', extremes: 'vec3f' },
+    reductions: { sums: 'vec4f', extremes: 'vec3f' },
     constants: { THREADS: 64, LANES: 64 },
     // As parameters: a shader compiled for each setting would take longer than it saves.
     parameters: {
