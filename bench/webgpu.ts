@@ -37,7 +37,7 @@ const { values: flags } = parseArgs({
     dtypes: { type: 'string', default: 'f32,bf16' },
     tokens: { type: 'string', default: '65536' },
     groups: { type: 'string', default: '4096' },
-    rounds: { type: 'string', default: '3' },
+    rounds: { type: 'string', default: '5' },
     peers: { type: 'string', default: 'tensorflowjs,onnxruntime-web' },
     /** Another device, `cuda` say, on which the same calls are timed. */
     beside: { type: 'string' },
@@ -224,9 +224,9 @@ function line(row: Row): string {
     const rate = row.bytes / own;
     cells.push(
       (row.bytes / 1e6).toFixed(1),
-      (rate / 1e9).toFixed(2),
+      (rate / 1e9).toPrecision(2),
       (best / 1e9).toFixed(2),
-      `${((100 * rate) / best).toFixed(0)} %`,
+      `${((100 * rate) / best).toPrecision(2)} %`,
     );
   } else cells.push('', '', '', '');
   return `| ${cells.join(' | ')} |`;
