@@ -160,19 +160,24 @@ makers = list(rows.all())
 entries = []
 for i, make in enumerate(makers):
     left = options.budget_seconds - (time.monotonic() - start)
-    # One for each row: its scratch space then counts as extra memory of that row.
-    rows.kernels = Kernels(library, torch.cuda.current_device() if on_gpu else 0)
+    entry = row = rows.kernels = None
     try:
+        # A context for each row: its scratch space then counts as extra memory of that row.
+        rows.kernels = Kernels(library, torch.cuda.current_device() if on_gpu else 0)
         row = make()
         if options.only in row.task:
             entry = measure(row, device, options.rounds, max(left, 0) / (len(makers) - i))
-            entries.append(entry)
-            print(describe(entry), flush=True)
-    except torch.OutOfMemoryError as error:
-        entries.append(new_entry(f"row {i + 1}") | {"failures": {"ours": device.first_line(error)}})
+    except (RuntimeError, MemoryError) as error:  # no memory for the row, or a device that an earlier one has lost
+        entry = new_entry(f"row {i + 1}") | {"failures": {"ours": device.first_line(error)}}
+    if entry:
+        entries.append(entry)
+        print(describe(entry), flush=True)
+    if entry and on_gpu:  # kept in the log should the run be cut short
+        print(line_of(entry, copy_rate, product_rate), flush=True)
     row = None
     gc.collect()
-    rows.kernels.close()
+    if rows.kernels:
+        rows.kernels.close()
     if on_gpu:
         torch.cuda.empty_cache()
 
@@ -196,7 +201,7 @@ if on_gpu:
     Path(f"{out}.json").write_text(json.dumps(result, indent=2) + "\n")
     Path(f"{out}.md").write_text(report(result))
     print(report(result))
-wrong = [f"{name} of {entry['task']}" for entry in entries for name, why in entry["failures"].items()
-         if why.startswith("WRONG")]
-if wrong:
-    sys.exit(f"bench:cuda: wrong results: {'; '.join(wrong)}")
+bad = [f"{name} of {entry['task']}: {why}" for entry in entries for name, why in entry["failures"].items()
+       if name == "ours" or why.startswith("WRONG")]
+if bad:
+    sys.exit(f"bench:cuda: {'; '.join(bad)}")

@@ -29,7 +29,7 @@ interface Problem {
 
 const qwen = { vocab_size: 151_936, num_key_value_heads: 2, rms_norm_eps: 1e-6, max_position_embeddings: 32_768 };
 // Prompts are short, since a group's is computed once here and eight times there.
-const large = { sequences: 16, microBatch: 8, prompt: 32, completion: 992, batch: 64, newTokens: 128 };
+const large = { sequences: 16, microBatch: 4, prompt: 32, completion: 992, batch: 64, newTokens: 128 };
 const problems: Record<string, Problem> = {
   '0.5b': {
     config: { ...qwen, hidden_size: 896, intermediate_size: 4864, num_hidden_layers: 24, num_attention_heads: 14 },
