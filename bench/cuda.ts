@@ -55,7 +55,7 @@ try {
     if (status !== 0) process.exitCode = 1;
   }
   if (parts.includes('training')) {
-    const shapes = timed ? flags.shapes.split(',') : ['tiny'];
+    const shapes = timed ? flags.shapes.split(',') : ['tiny-f32', 'tiny-bf16'];
     await measureTraining(device, { python: flags.python, timed, shapes, budgetSeconds });
   }
 } catch (error) {

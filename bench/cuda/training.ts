@@ -30,6 +30,13 @@ interface Problem {
 const qwen = { vocab_size: 151_936, num_key_value_heads: 2, rms_norm_eps: 1e-6, max_position_embeddings: 32_768 };
 // Prompts are short, since a group's is computed once here and eight times there.
 const large = { sequences: 16, microBatch: 4, prompt: 32, completion: 992, batch: 64, newTokens: 128 };
+const tiny = {
+  config: {
+    ...{ vocab_size: 331, hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, num_attention_heads: 4 },
+    ...{ num_key_value_heads: 2, rms_norm_eps: 1e-6, max_position_embeddings: 64 },
+  },
+  ...{ sequences: 8, microBatch: 4, prompt: 3, completion: 7, batch: 4, newTokens: 5 },
+};
 const problems: Record<string, Problem> = {
   '0.5b': {
     config: { ...qwen, hidden_size: 896, intermediate_size: 4864, num_hidden_layers: 24, num_attention_heads: 14 },
@@ -41,14 +48,8 @@ const problems: Record<string, Problem> = {
     dtype: 'bf16',
     ...large,
   },
-  tiny: {
-    config: {
-      ...{ vocab_size: 331, hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, num_attention_heads: 4 },
-      ...{ num_key_value_heads: 2, rms_norm_eps: 1e-6, max_position_embeddings: 64 },
-    },
-    dtype: 'f32',
-    ...{ sequences: 8, microBatch: 4, prompt: 3, completion: 7, batch: 4, newTokens: 5 },
-  },
+  'tiny-f32': { ...tiny, dtype: 'f32' },
+  'tiny-bf16': { ...tiny, dtype: 'bf16' },
 };
 /** Most that log-probs, loss and norm of the gradients may be apart from PyTorch's, as a share. */
 const tolerances = { f32: { logProbs: 1e-4, gradNorm: 1e-4 }, bf16: { logProbs: 5e-2, gradNorm: 5e-2 } };
@@ -62,6 +63,8 @@ interface Timing {
 interface Row {
   shape: string;
   weights: number;
+  /** dtype of our activations. */
+  activations: string;
   problem: Problem;
   /** How far the sides were apart, and a wrong answer from ours. */
   apart: { logProbs: number; gradNorm: number; wrong: number };
@@ -73,8 +76,8 @@ interface Row {
 
 type Answer = Record<string, number> & { logProbs?: number[]; error?: string };
 
-async function openPyTorch(python: string, device: string, dtype: string) {
-  const args = ['bench/peers/training_torch.py', '--device', device, '--dtype', dtype];
+async function openPyTorch(python: string, device: string) {
+  const args = ['bench/peers/training_torch.py', '--device', device];
   const child = spawn(python, args, { stdio: ['pipe', 'pipe', 'pipe'] });
   let errors = '';
   child.stderr.on('data', (chunk: Buffer) => {
@@ -166,7 +169,7 @@ async function measureShape(
   const folder = await mkdtemp(join(tmpdir(), 'grpo-bench-'));
   let policy: CausalLM | null = null;
   try {
-    const { weights } = await peer.ask({ create: config, folder });
+    const { weights } = await peer.ask({ create: config, dtype: problem.dtype, folder });
     const files = Tokenizer.fromCharacters('ab').files();
     for (const [name, text] of Object.entries(files)) await writeFile(join(folder, name), text);
     policy = await CausalLM.load(folder, { device, dtype: problem.dtype });
@@ -206,6 +209,7 @@ async function measureShape(
     const row: Row = {
       shape,
       weights: weights!,
+      activations: policy.decoder.activations,
       problem,
       apart: {
         logProbs: apart(theirs, logProbs),
@@ -272,8 +276,7 @@ export async function measureTraining(device: Device, options: TrainingOptions):
   if (unknown !== undefined) {
     throw new Error(`expected shapes among ${Object.keys(problems).join(', ')} but received ${unknown}`);
   }
-  const dtype = problems[options.shapes[0]!]!.dtype;
-  const peer = await openPyTorch(options.python, options.timed ? 'cuda' : 'cpu', dtype);
+  const peer = await openPyTorch(options.python, options.timed ? 'cuda' : 'cpu');
   const rows: Row[] = [];
   const failures: string[] = [];
   try {
@@ -337,7 +340,7 @@ function write(device: Device, peer: PyTorch, rates: Answer, rows: readonly Row[
 - Versions: ${result.versions}
 - Command: \`${result.command}\`
 - In this run: a copy moves ${(copyBytesPerSecond! / 1e12).toFixed(2)} TB/s, read and written; a bf16 product of 8192 x 8192 x 8192 computes ${(productFlopsPerSecond! / 1e12).toFixed(0)} TFLOP/s.
-- Shapes of Qwen2.5 with random weights, the same on both sides, bf16 beside float32 masters; log-probs and the norm of the gradients agreed first.
+- Shapes of Qwen2.5 with random weights, the same on both sides, bf16 beside float32 masters; our activations in ${[...new Set(rows.map((row) => row.activations))].join(' and ') || 'none'}; log-probs and the norm of the gradients agreed first.
 - PyTorch: the model of transformers with SDPA, a compiled loss, fused AdamW; \`generate\` with its own cache. Both sides in turn, medians.
 - Did not run: ${failures.join('; ') || 'nothing'}.
 

@@ -1,9 +1,9 @@
 """The PyTorch side of bench/cuda.ts: GRPO updates and sampling of a model from transformers, driven line by line so that
 both sides take turns. Attention is SDPA's, the loss is compiled on a GPU, weights are bf16 beside float32 masters.
 
-    python bench/peers/training_torch.py --device cuda --dtype bf16
+    python bench/peers/training_torch.py --device cuda
 
-Reads one JSON object a line from stdin and answers one a line: {"create": shape, "folder"} makes a model of random
+Reads one JSON object a line from stdin and answers one a line: {"create": shape, "dtype", "folder"} makes a model of random
 weights and writes it as a folder; {"logProbs": ids, "prompt": n} gives those of the completions; {"update": ids,
 "prompt": n, "advantages", "microBatch"} makes an update and times it; {"generate": ids, "tokens": n} samples; {"rates"}
 measures the device.
@@ -18,7 +18,6 @@ from pathlib import Path
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--device", default="cuda")
-parser.add_argument("--dtype", choices=["f32", "bf16"], default="bf16")
 arguments = parser.parse_args()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parents[1] / "cuda"))
@@ -31,7 +30,7 @@ transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 torch.manual_seed(0)
 on_gpu = arguments.device == "cuda"
-dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[arguments.dtype]
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 LEARNING_RATE = 1e-6
 
 
@@ -61,7 +60,7 @@ loss_of = torch.compile(token_loss, dynamic=False) if on_gpu else token_loss
 class Side:
     """The model of one shape, with its optimiser."""
 
-    def __init__(self, shape, folder):
+    def __init__(self, shape, dtype, folder):
         config = transformers.Qwen2Config(**shape, tie_word_embeddings=True, bos_token_id=None, eos_token_id=None,
                                           pad_token_id=None)
         with torch.device(arguments.device):
@@ -119,7 +118,7 @@ def answer_to(message):
         side = None
         if on_gpu:
             torch.cuda.empty_cache()
-        side = Side(message["create"], message["folder"])
+        side = Side(message["create"], DTYPES[message["dtype"]], message["folder"])
         return {"weights": sum(parameter.numel() for parameter in side.parameters)}
     if "logProbs" in message:
         return {"logProbs": side.log_probs(tensor("logProbs"), message["prompt"])}
