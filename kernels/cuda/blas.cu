@@ -76,9 +76,15 @@ Blas::Blas(cudaStream_t stream) : stream_(stream) {
     description_ = "none: cublasCreate of " + name + " failed with status " + std::to_string(status);
     return;
   }
+  if (const int status = functions.set_math_mode(handle_, kSumIn32F)) {
+    functions.destroy(handle_);
+    handle_ = nullptr;
+    description_ = "none: " + name + " cannot keep sums in float32: cublasSetMathMode failed with status " +
+                   std::to_string(status);
+    return;
+  }
   functions_ = &functions;
   functions_->set_stream(handle_, stream_);
-  functions_->set_math_mode(handle_, kSumIn32F);
   if (cudaMallocAsync(&workspace_, kWorkspaceBytes, stream_) == cudaSuccess) {
     functions_->set_workspace(handle_, workspace_, kWorkspaceBytes);
   } else {

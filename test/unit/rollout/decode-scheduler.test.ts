@@ -56,6 +56,18 @@ describe('DecodeScheduler', () => {
     expect(got).toEqual(expected);
   });
 
+  it('gives the bits of the native engine with a cache in bf16', async () => {
+    using rounded = tinyPolicy({ device, dtype: 'bf16', activations: 'bf16' });
+    const decoding = new DecodeScheduler(rounded, { cacheBytes: 62 * (tokenBytes / 2) });
+    const options = { ...sampling, temperature: 0.8 };
+    const got = await Promise.all(
+      prompts.map((prompt, promptIndex) => decoding.submit(encode(prompt), { ...options, promptIndex })),
+    );
+    expect(got).toEqual(await rounded.generate(prompts, options));
+    expect(got).not.toEqual(await policy.generate(prompts, options));
+    await decoding.close();
+  });
+
   it('takes in what arrives while it decodes, each sampled in its own way', async () => {
     const decoding = scheduler();
     const options = [
