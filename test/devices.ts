@@ -19,7 +19,7 @@ export interface TestDevice {
  *
  * `features`: also every WebGPU adapter with all that it offers: limits, subgroups, f16. For all suites that is some 300 s
  * of the processor on an adapter in software. Those that ask for it, some 110 s, are one for each kind of shader that
- * differs; test/unit/backend/webgpu-features.test.ts compares the bits of all such shaders.
+ * differs; test/unit/backend/webgpu-features.test.ts compares the bits of norms, log-probs, attention and sampling.
  */
 export async function testDevices({ features = false } = {}): Promise<TestDevice[]> {
   const found: TestDevice[] = [];
