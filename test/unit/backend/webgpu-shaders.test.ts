@@ -59,8 +59,9 @@ const settings: Partial<Record<OperationName, readonly Setting[]>> = {
   groupAdvantages: [{ lengths: { B: 6, G: 2 }, scalars: { baseline: [0, 1, 2], scale: [0, 1, 2], epsilon: [1e-4] } }],
   policyLoss: [2, 6].map((L) => ({
     lengths: { N: 6, B: 2, L, T: policyStatisticCount },
-    scalars: { topEntropyQuantile: [0.2, 1], offPolicyMaskThreshold: [Number.POSITIVE_INFINITY] },
+    scalars: { offPolicyMaskThreshold: [Number.POSITIVE_INFINITY] },
   })),
+  entropyThreshold: [{ lengths: { N: 6 }, scalars: { topEntropyQuantile: [0.2] } }],
   adamw: [{ lengths: { P: 8 }, scalars: { step: [1] } }],
 };
 
