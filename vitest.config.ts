@@ -7,6 +7,7 @@ export default defineConfig({
     include: ['test/**/*.test.ts', 'examples/**/*.test.ts'],
     globalSetup: ['./scripts/wgsl.mjs', './test/cuda-on-cpu/setup.mjs'],
     pool: 'forks',
+    maxWorkers: '100%', // by default a core is left idle, of two the half
     // The kernels of GPUs compute on the processor here, and on a busy machine several times slower still.
     testTimeout: 180_000,
     hookTimeout: 180_000,
