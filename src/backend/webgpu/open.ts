@@ -111,7 +111,13 @@ function describe(
   adapter: GPUAdapter | null,
   { subgroups, f16 }: Abilities,
 ): Record<string, string> {
-  const known: Record<string, string> = adapter ? { adapter: adapterName(adapter), vendor: adapter.info.vendor } : {};
+  const known: Record<string, string> = adapter
+    ? {
+        adapter: adapterName(adapter),
+        vendor: adapter.info.vendor,
+        computesOn: adapter.info.isFallbackAdapter ? 'the processor' : 'a GPU',
+      }
+    : {};
   return {
     ...known,
     features: wantedFeatures.filter((feature) => features.has(feature)).join(', ') || 'none',

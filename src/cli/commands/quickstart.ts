@@ -58,7 +58,7 @@ export async function quickstart(flags: QuickstartFlags): Promise<number> {
   try {
     const { seed } = flags;
     const folder = await RunFolder.open(flags.out ?? freeFolder(), { resume: false });
-    const sizeName = flags.size ?? (flags.device === 'webgpu:software' ? 'small' : 'full');
+    const sizeName = flags.size ?? (device.backend.details.computesOn === 'the processor' ? 'small' : 'full');
     const size: QuickstartSize = quickstartSizes[sizeName];
     const cloneSteps = flags.cloneSteps ?? size.clone.maxSteps;
     const data = createData(seed);
