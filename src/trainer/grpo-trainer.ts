@@ -444,8 +444,7 @@ function metricsOf(rollouts: readonly Rollout[]): Record<string, number> {
   return { ...rewards, ...completionMetrics(lengths, truncated) };
 }
 
-/** A frozen copy of the policy as it is now. */
-/** A copy of the policy as it is now, with the norm of its weights. */
+/** A frozen copy of the policy as it is now, with the norm of its weights. */
 async function referenceOf(policy: CausalLM, device: Device): Promise<{ model: CausalLM; norm: number }> {
   const { device: own, parameters } = policy;
   const weights = own.empty([parameters.count]);
