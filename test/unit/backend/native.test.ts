@@ -169,6 +169,7 @@ describe('an operation', () => {
 
 describe('memory()', () => {
   test('counts what is live, what is kept and the peak', async () => {
+    await other.synchronize(); // what earlier tests disposed of is only then given back
     const before = other.memory();
     const x = other.empty([1 << 16]);
     const view = x.view([4], 0);

@@ -246,6 +246,7 @@ describe('score', () => {
     const long = [{ promptIds: [3], completionIds: new Int32Array(100).fill(9) }];
     const ones = device.tensor(new Float32Array(100).fill(1), [100]);
     const held = async (gradientCheckpointing: boolean) => {
+      await device.synchronize();
       const before = device.memory();
       const scores = policy.score(long, { gradients: true, gradientCheckpointing });
       await device.synchronize();
