@@ -9,8 +9,8 @@ export default defineConfig({
     pool: 'forks',
     maxWorkers: '100%', // by default a core is left idle, of two the half
     // The kernels of GPUs compute on the processor here, and on a busy machine several times slower still.
-    testTimeout: 180_000,
-    hookTimeout: 180_000,
+    testTimeout: 300_000,
+    hookTimeout: 300_000,
     reporters: ['default'],
   },
 });

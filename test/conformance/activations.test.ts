@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { CausalLM } from '../../src/models/causal-lm.js';
 import '../../src/platform/node.js';
 import { type Device, Scope } from '../../src/tensor.js';
@@ -30,9 +30,6 @@ const differences = (a: ArrayLike<number>, b: ArrayLike<number>) => {
   return Float64Array.from(a, (x, i) => x - b[i]!);
 };
 const norm = (values: Float32Array) => Math.sqrt(values.reduce((sum, x) => sum + x * x, 0));
-
-// Stand-ins for GPUs compute slowly, and slower still beside other work.
-vi.setConfig({ testTimeout: 300_000 });
 
 describe.each(await testDevices())('activations in bf16 on $name', ({ name, open }) => {
   let device: Device;

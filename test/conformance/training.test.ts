@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openDevice } from '../../src/backend/open-device.js';
 import '../../src/platform/node.js';
 import type { RewardFunction } from '../../src/rewards/reward.js';
@@ -64,9 +64,6 @@ async function cloneDemonstrations(device: Device, dtype: 'f32' | 'bf16', gradie
 }
 
 const devices = (await testDevices()).filter(({ name }) => !name.startsWith('cpu'));
-
-// Stand-ins for GPUs compute slowly, and slower still beside other work.
-vi.setConfig({ testTimeout: 300_000 });
 
 describe.each(devices)('training on $name beside training on the CPU', ({ open }) => {
   let device: Device;
