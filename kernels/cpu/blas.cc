@@ -1,6 +1,8 @@
 #include "blas.h"
 
+#include <algorithm>
 #include <cstdlib>
+#include <iterator>
 
 #ifdef _WIN32
 #define GRPO_NO_DLOPEN
@@ -29,11 +31,13 @@ const Blas* load() {
     void* sgemm = dlsym(handle, "cblas_sgemm");
     auto set_threads = reinterpret_cast<void (*)(int)>(dlsym(handle, "openblas_set_num_threads"));
     auto config = reinterpret_cast<char* (*)()>(dlsym(handle, "openblas_get_config"));
+    auto core = reinterpret_cast<char* (*)()>(dlsym(handle, "openblas_get_corename"));
     if (!sgemm || !set_threads) continue;
     set_threads(1);
     Blas* blas = new Blas;  // lives as long as the process
     blas->library = name;
     blas->config = config ? config() : "";
+    blas->core = core ? core() : "";
     blas->function = sgemm;
     return blas;
   }
@@ -42,6 +46,13 @@ const Blas* load() {
 }
 
 }  // namespace
+
+bool Blas::is_without_avx2() const {
+  static const char* const cores[] = {"Katmai",  "Coppermine", "Northwood",    "Prescott", "Banias",     "Atom",
+                                      "Core2",   "Penryn",     "Dunnington",   "Nehalem",  "Nano",       "Athlon",
+                                      "Opteron", "Barcelona",  "Opteron_SSE3", "Bobcat",   "Sandybridge"};
+  return std::find(std::begin(cores), std::end(cores), core) != std::end(cores);
+}
 
 void Blas::sgemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a, int64_t lda,
                  const float* b, int64_t ldb, float beta, float* c, int64_t ldc) const {

@@ -15,7 +15,10 @@ export interface OpenDeviceOptions {
   threads?: number;
   /** Instruction set of the CPU kernels: the best that the processor has. */
   isa?: 'baseline' | 'avx2' | 'avx512';
-  /** Matrix products of the CPU: OpenBLAS when the machine has it, else the built-in kernel. */
+  /**
+   * Matrix products of the CPU. Default: OpenBLAS when the machine has one that uses what its processor has, else the
+   * built-in kernel; `device.backend.details.matmul` says why.
+   */
   matmul?: 'openblas' | 'builtin';
 }
 
