@@ -127,7 +127,8 @@ if (values.only !== undefined) {
 }
 
 const device = await openDevice('cuda');
-const { name, details } = { name: device.name, details: device.backend.details };
+const { details } = device.backend;
+const { name } = details;
 device.close();
 const results = [
   await run('conformance and training', conformance, own),
@@ -145,7 +146,7 @@ const lines = [
   '| --- | --- | --- | --- | --- |',
   ...results.map((r) => `| ${r.what} | ${r.passed} | ${r.failed} | ${r.skipped} | ${r.seconds} |`),
 ];
-const file = join(values.results, `cuda-tests-${name.toLowerCase().replace(/[^a-z0-9]+/g, '-')}`);
+const file = join(values.results, `cuda-tests-${name!.toLowerCase().replace(/[^a-z0-9]+/g, '-')}`);
 writeFileSync(`${file}.md`, `${lines.join('\n')}\n`);
 writeFileSync(`${file}.json`, `${JSON.stringify({ device: name, details, results }, null, 2)}\n`);
 console.log(`${lines.join('\n')}\nWritten to ${file}.md and .json.`);
