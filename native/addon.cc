@@ -1,6 +1,7 @@
 // The addon's functions, but for those of groups of processes (collectives/group_functions.cc).
 
 #include <cmath>
+#include <unordered_set>
 
 #include "environment.h"
 
@@ -21,6 +22,10 @@ Environment::Environment(Napi::Env env, Napi::Object exports) {
   define<&Environment::write>(exports, "write");
   define<&Environment::read>(exports, "read");
   define<&Environment::run>(exports, "run");
+  define<&Environment::record>(exports, "record");
+  define<&Environment::replay>(exports, "replay");
+  define<&Environment::release_recording>(exports, "releaseRecording");
+  define<&Environment::recording_statistics>(exports, "recordingStatistics");
   define<&Environment::synchronize>(exports, "synchronize");
   define<&Environment::memory>(exports, "memory");
   define<&Environment::close>(exports, "close");
@@ -296,28 +301,82 @@ Napi::Value Environment::read(const Napi::CallbackInfo& info) {
 Napi::Value Environment::run(const Napi::CallbackInfo& info) {
   const auto payload = info[2].As<Napi::Float64Array>();
   Engine& on = engine(info);
-  on.run(read_call(info.Env(), on, info[1].As<Napi::Number>().Uint32Value(), payload.Data(), payload.ElementLength()));
+  std::unique_ptr<Call> call = on.take_call();
+  read_call(info.Env(), on, info[1].As<Napi::Number>().Uint32Value(), payload.Data(), payload.ElementLength(), *call);
+  on.run(std::move(call));
   return info.Env().Undefined();
 }
 
-std::unique_ptr<Call> Environment::read_call(Napi::Env env, Engine& on, size_t index, const double* payload,
-                                             size_t length) {
+size_t Environment::read_call(Napi::Env env, Engine& on, size_t index, const double* payload, size_t length,
+                              Call& call) {
   if (index >= accesses_.size()) throw error(env, "GRPO_INVALID_ARGUMENT", "an operation that does not exist");
   const Operation& operation = operations()[index];
   const size_t tensors = operation.tensors.size(), scalars = operation.scalars.size();
   if (length < tensors * kTensorFields + scalars) {
     throw error(env, "GRPO_INVALID_ARGUMENT", std::string(operation.name) + ": too few arguments");
   }
-  std::unique_ptr<Call> call = on.take_call();
-  call->operation = &operation;
-  call->reads = accesses_[index].reads;
-  call->writes = accesses_[index].writes;
+  call.operation = &operation;
+  call.reads = accesses_[index].reads;
+  call.writes = accesses_[index].writes;
   for (size_t i = 0; i < tensors; ++i) {
     const double* fields = payload + i * kTensorFields;
-    call->tensors[i] = fields[0] != 0 ? read_tensor(env, on, fields, operation.name) : TensorArgument{};
+    call.tensors[i] = fields[0] != 0 ? read_tensor(env, on, fields, operation.name) : TensorArgument{};
   }
-  std::memcpy(call->args + tensors * sizeof(grpo_tensor), payload + tensors * kTensorFields, scalars * sizeof(double));
-  return call;
+  std::memcpy(call.args + tensors * sizeof(grpo_tensor), payload + tensors * kTensorFields, scalars * sizeof(double));
+  return tensors * kTensorFields + scalars;
+}
+
+// record(engine, operations, payload): recording. `operations` is a Uint32Array with a number a call, the payload holds
+// what `run` takes of each, one after the other.
+Napi::Value Environment::record(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Engine& on = engine(info);
+  const auto indices = info[1].As<Napi::Uint32Array>();
+  const auto payload = info[2].As<Napi::Float64Array>();
+  std::vector<Call> calls(indices.ElementLength());
+  std::unordered_set<double> storages;
+  size_t at = 0;
+  for (size_t i = 0; i < calls.size(); ++i) {
+    const double* fields = payload.Data() + at;
+    at += read_call(env, on, indices[i], fields, payload.ElementLength() - at, calls[i]);
+    for (size_t t = 0; t < calls[i].operation->tensors.size(); ++t) {
+      if (calls[i].tensors[t].storage) storages.insert(fields[t * kTensorFields]);
+    }
+  }
+  return Napi::Number::New(env, on.record(std::move(calls), {storages.begin(), storages.end()}));
+}
+
+Program& Environment::program(Napi::Env env, Engine& on, double id) {
+  Program* program = on.find_program(id);
+  if (!program) throw error(env, "GRPO_DISPOSED", "A recording");
+  return *program;
+}
+
+// replay(engine, recording)
+Napi::Value Environment::replay(const Napi::CallbackInfo& info) {
+  Engine& on = engine(info);
+  const double id = info[1].As<Napi::Number>().DoubleValue();
+  program(info.Env(), on, id);
+  on.replay(id);
+  return info.Env().Undefined();
+}
+
+// releaseRecording(engine, recording)
+Napi::Value Environment::release_recording(const Napi::CallbackInfo& info) {
+  engine(info).release_program(info[1].As<Napi::Number>().DoubleValue());
+  return info.Env().Undefined();
+}
+
+// recordingStatistics(engine, recording): { replays, launches, captures, refusal }; refusal is null when there is none.
+Napi::Value Environment::recording_statistics(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const Program& of = program(env, engine(info), info[1].As<Napi::Number>().DoubleValue());
+  Napi::Object answer = Napi::Object::New(env);
+  answer.Set("replays", of.replays.load());
+  answer.Set("launches", of.launches.load());
+  answer.Set("captures", of.captures.load());
+  answer.Set("refusal", of.refused ? Napi::String::New(env, of.refusal) : env.Null());
+  return answer;
 }
 
 // TypeScript has checked shapes and dtypes against the operation; here only what would touch memory outside the

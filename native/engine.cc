@@ -104,7 +104,7 @@ Storage* Engine::find(double storage) const {
 }
 
 double Engine::allocate(size_t bytes) {
-  auto owned = std::make_unique<Storage>(Storage(bytes));
+  auto owned = std::make_shared<Storage>(bytes);
   Storage* storage = owned.get();
   storages_.emplace(++last_storage_, std::move(owned));
   enqueue([this, storage] { storage->failure = allocate_now(*storage); });
@@ -112,7 +112,7 @@ double Engine::allocate(size_t bytes) {
 }
 
 double Engine::adopt(void* data, size_t bytes, std::optional<void*> stream, bool kept) {
-  auto owned = std::make_unique<Storage>(bytes, data, kept);
+  auto owned = std::make_shared<Storage>(bytes, data, kept);
   Storage* storage = owned.get();
   storages_.emplace(++last_storage_, std::move(owned));
   if (stream) {
@@ -125,11 +125,12 @@ double Engine::adopt(void* data, size_t bytes, std::optional<void*> stream, bool
   return static_cast<double>(last_storage_);
 }
 
-// Jobs hold plain pointers to storages: the job below is queued after all of them and takes the storage along.
+// Jobs hold plain pointers to storages: the job below is queued after all of them and takes the storage along. What a
+// program holds of it says from then on why it cannot be used.
 size_t Engine::release(double storage) {
   const auto found = storages_.find(static_cast<uint64_t>(storage));
   if (found == storages_.end()) return 0;
-  std::unique_ptr<Storage> owned = std::move(found->second);
+  std::shared_ptr<Storage> owned = std::move(found->second);
   storages_.erase(found);
   const size_t bytes = owned->adopted ? 0 : owned->bytes;
   enqueue([this, owned = std::move(owned), storage] {
@@ -172,6 +173,30 @@ void Engine::run(std::unique_ptr<Call> call) {
   });
 }
 
+double Engine::record(std::vector<Call> calls, const std::vector<double>& storages) {
+  auto program = std::make_shared<Program>();
+  program->calls = std::move(calls);
+  for (const double storage : storages) program->storages.push_back(storages_.at(static_cast<uint64_t>(storage)));
+  programs_.emplace(++last_program_, std::move(program));
+  return static_cast<double>(last_program_);
+}
+
+Program* Engine::find_program(double program) const {
+  const auto found = programs_.find(static_cast<uint64_t>(program));
+  return found == programs_.end() ? nullptr : found->second.get();
+}
+
+void Engine::replay(double program) {
+  enqueue([this, program = programs_.at(static_cast<uint64_t>(program))] { replay_now(*program); });
+}
+
+void Engine::release_program(double program) {
+  const auto found = programs_.find(static_cast<uint64_t>(program));
+  if (found == programs_.end()) return;
+  enqueue([this, program = std::move(found->second)] { drop_graph(*program); });
+  programs_.erase(found);
+}
+
 void Engine::start(QueuedCollective queued) {
   enqueue([this, queued = std::move(queued)] { start_now(queued); });
 }
@@ -196,6 +221,7 @@ void Engine::work() {
     // Nobody waits for their results any more, but they must not touch memory that is freed.
     for (const QueuedCollective& queued : in_flight_) queued.group->abort("the device was closed");
     finish_collectives([](const QueuedCollective&) { return true; });
+    while (!with_graph_.empty()) drop_graph(**with_graph_.begin());
     for (Storage* storage : allocated_) backend_->release(context_, storage->data);
     backend_->destroy(context_);
   }
@@ -301,9 +327,13 @@ void Engine::release_now(Storage& storage) {
   // Also those that use none of its bytes know it.
   finish_collectives(
       [&](const QueuedCollective& queued) { return queued.in.storage == &storage || queued.out.storage == &storage; });
-  if (allocated_.erase(&storage) == 0) return;
-  backend_->release(context_, storage.data);
-  publish_memory();
+  if (allocated_.erase(&storage) > 0) {
+    backend_->release(context_, storage.data);
+    publish_memory();
+  }
+  static const FailurePtr gone = make_failure("GRPO_DISPOSED", "A tensor of a recording");
+  storage.data = nullptr;
+  storage.failure = gone;
 }
 
 void Engine::write_now(Storage& storage, size_t offset, const void* data, size_t bytes) {
@@ -322,7 +352,19 @@ FailurePtr Engine::read_now(Storage& storage, size_t offset, void* to, size_t by
   return failure_of(backend_->download(context_, to, static_cast<const char*>(storage.data) + offset, bytes), "read");
 }
 
-void Engine::run_now(Call& call) {
+// Calls the operation with the addresses that its tensors have now.
+grpo_status Engine::perform(Call& call) {
+  auto* tensors = reinterpret_cast<grpo_tensor*>(call.args);
+  for (size_t i = 0; i < call.operation->tensors.size(); ++i) {
+    const TensorArgument& argument = call.tensors[i];
+    tensors[i] = argument.tensor;
+    if (argument.storage) tensors[i].data = address_of(argument);
+  }
+  return call.operation->call(*backend_, context_, call.args);
+}
+
+// Whether it succeeded.
+bool Engine::run_now(Call& call) {
   if (!in_flight_.empty()) {
     for (size_t i = 0; i < call.operation->tensors.size(); ++i) {
       const TensorArgument& argument = call.tensors[i];
@@ -330,15 +372,7 @@ void Engine::run_now(Call& call) {
     }
   }
   FailurePtr failure = check_inputs(call);
-  if (!failure) {
-    auto* tensors = reinterpret_cast<grpo_tensor*>(call.args);
-    for (size_t i = 0; i < call.operation->tensors.size(); ++i) {
-      const TensorArgument& argument = call.tensors[i];
-      tensors[i] = argument.tensor;
-      if (argument.storage) tensors[i].data = address_of(argument);
-    }
-    failure = failure_of(call.operation->call(*backend_, context_, call.args), call.operation->name);
-  }
+  if (!failure) failure = failure_of(perform(call), call.operation->name);
   // A tensor that was written whole is good again, whatever failed before; one that was written in part is not.
   for (size_t i = 0; i < call.operation->tensors.size(); ++i) {
     const TensorArgument& argument = call.tensors[i];
@@ -349,6 +383,68 @@ void Engine::run_now(Call& call) {
       argument.storage->failure = nullptr;
     }
   }
+  return !failure;
+}
+
+void Engine::replay_now(Program& program) {
+  ++program.replays;
+  if (launch_now(program)) return;
+  bool clean = true;
+  for (Call& call : program.calls) clean = run_now(call) && clean;
+  program.clean = clean;
+}
+
+// Whether the graph stood in for the calls. With a tensor that cannot be used they run one by one, which says what
+// fails and what does not.
+bool Engine::launch_now(Program& program) {
+  if (lost_ || program.refused || !program.clean) return false;
+  for (const auto& storage : program.storages) {
+    wait_for_memory(storage.get(), 0, storage->bytes);
+    if (storage->failure) return false;
+  }
+  grpo_status status = GRPO_UNSUPPORTED;
+  for (int attempt = 0; attempt < 2 && status == GRPO_UNSUPPORTED; ++attempt) {
+    if (attempt > 0) drop_graph(program);
+    if (!program.graph && !capture_now(program)) return false;
+    status = backend_->launch_graph(context_, program.graph);
+  }
+  if (status == GRPO_UNSUPPORTED) return false;
+  ++program.launches;
+  const FailurePtr failure = failure_of(status, "replay");
+  if (!failure) return true;
+  for (const Call& call : program.calls) {
+    for (size_t i = 0; i < call.operation->tensors.size(); ++i) {
+      if (call.tensors[i].storage && (call.writes >> i & 1)) call.tensors[i].storage->failure = failure;
+    }
+  }
+  return true;
+}
+
+bool Engine::capture_now(Program& program) {
+  grpo_status status = backend_->begin_capture(context_);
+  if (status == GRPO_OK) {
+    for (Call& call : program.calls) {
+      if ((status = perform(call))) break;
+    }
+    const std::string error = status ? backend_->last_error(context_) : "";
+    const grpo_status end = backend_->end_capture(context_, status ? nullptr : &program.graph);
+    if (status == GRPO_OK && end == GRPO_OK) {
+      ++program.captures;
+      with_graph_.insert(&program);
+      return true;
+    }
+    program.refusal = status ? error : backend_->last_error(context_);
+  } else {
+    program.refusal = backend_->last_error(context_);
+  }
+  program.refused = true;
+  return false;
+}
+
+void Engine::drop_graph(Program& program) {
+  if (with_graph_.erase(&program) == 0) return;
+  backend_->release_graph(context_, program.graph);
+  program.graph = nullptr;
 }
 
 // The group gets plain addresses: the storages stay until the collective has ended (release_now).

@@ -42,6 +42,21 @@ struct Call {
   alignas(grpo_tensor) unsigned char args[kLargestArgs];  // the scalars are in place, the tensors not yet
 };
 
+// Calls that run again and again, and the graph that the backend made of them, if it makes any.
+struct Program {
+  std::vector<Call> calls;
+  std::vector<std::shared_ptr<Storage>> storages;  // of all their tensors, each once
+
+  // Engine's thread.
+  grpo_graph* graph = nullptr;
+  bool clean = false;  // the calls ran one by one, and none failed: checks have been made and scratch space is there
+
+  // Any thread.
+  std::atomic<uint32_t> replays{0}, launches{0}, captures{0};
+  std::atomic<bool> refused{false};
+  std::string refusal;  // set before `refused`, never after
+};
+
 // A collective, and the tensors that it reads and writes while the engine goes on.
 struct QueuedCollective {
   std::shared_ptr<Group> group;
@@ -70,6 +85,11 @@ class Engine {
   // A call to fill in and give to `run`: a used one, or a new one. All but `args` beyond the scalars is stale.
   std::unique_ptr<Call> take_call();
   void run(std::unique_ptr<Call> call);
+  // A program's number. `storages`: of the calls' tensors, each once.
+  double record(std::vector<Call> calls, const std::vector<double>& storages);
+  Program* find_program(double program) const;
+  void replay(double program);
+  void release_program(double program);
   // Hands the tensors to the group when all that was queued before has run.
   void start(QueuedCollective queued);
   // What is queued afterwards runs when the collective has ended.
@@ -102,7 +122,12 @@ class Engine {
   void release_now(Storage& storage);
   void write_now(Storage& storage, size_t offset, const void* data, size_t bytes);
   FailurePtr read_now(Storage& storage, size_t offset, void* to, size_t bytes);
-  void run_now(Call& call);
+  grpo_status perform(Call& call);
+  bool run_now(Call& call);
+  void replay_now(Program& program);
+  bool launch_now(Program& program);
+  bool capture_now(Program& program);
+  void drop_graph(Program& program);
   void start_now(QueuedCollective queued);
   void finish(const QueuedCollective& queued);
   template <class Touches>
@@ -116,14 +141,17 @@ class Engine {
   const std::shared_ptr<Mailbox> mailbox_;
   const uint64_t open_request_;
 
-  std::unordered_map<uint64_t, std::unique_ptr<Storage>> storages_;  // JavaScript thread
+  std::unordered_map<uint64_t, std::shared_ptr<Storage>> storages_;  // JavaScript thread, as the next three
   uint64_t last_storage_ = 0;
+  std::unordered_map<uint64_t, std::shared_ptr<Program>> programs_;
+  uint64_t last_program_ = 0;
   // Calls are large and made by the thousand a second: memory that one thread takes and another gives back is slow.
   std::vector<std::unique_ptr<Call>> spare_calls_;  // JavaScript thread
 
-  const grpo_backend* backend_ = nullptr;  // engine's thread, as the next five
+  const grpo_backend* backend_ = nullptr;  // engine's thread, as the next six
   grpo_context* context_ = nullptr;
   std::unordered_set<Storage*> allocated_;
+  std::unordered_set<Program*> with_graph_;
   std::vector<QueuedCollective> in_flight_;  // in the order in which they end
   std::vector<std::unique_ptr<Job>> batch_;  // jobs taken from the queue
   std::vector<std::unique_ptr<Call>> done_;  // calls that have run

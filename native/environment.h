@@ -53,6 +53,10 @@ class Environment {
   Napi::Value write(const Napi::CallbackInfo& info);
   Napi::Value read(const Napi::CallbackInfo& info);
   Napi::Value run(const Napi::CallbackInfo& info);
+  Napi::Value record(const Napi::CallbackInfo& info);
+  Napi::Value replay(const Napi::CallbackInfo& info);
+  Napi::Value release_recording(const Napi::CallbackInfo& info);
+  Napi::Value recording_statistics(const Napi::CallbackInfo& info);
   Napi::Value synchronize(const Napi::CallbackInfo& info);
   Napi::Value memory(const Napi::CallbackInfo& info);
   Napi::Value close(const Napi::CallbackInfo& info);
@@ -76,7 +80,9 @@ class Environment {
   Storage& storage(Napi::Env env, Engine& engine, double id);
   void account(Napi::Env env, int64_t bytes);
   void report_memory(Napi::Env env);
-  std::unique_ptr<Call> read_call(Napi::Env env, Engine& engine, size_t index, const double* payload, size_t length);
+  // Gives how much of the payload the call takes.
+  size_t read_call(Napi::Env env, Engine& engine, size_t index, const double* payload, size_t length, Call& call);
+  Program& program(Napi::Env env, Engine& engine, double id);
   TensorArgument read_tensor(Napi::Env env, Engine& engine, const double* fields, const char* where);
 
   // A group of processes, and the collectives of it that JavaScript may still wait for by number.

@@ -1,5 +1,5 @@
 /** What runs in a browser as well as in Node: everything that needs no file, process or addon of its own. */
-export type { Backend, DeviceMemory, DType } from './backend/backend.js';
+export type { Backend, DeviceMemory, DType, ReplayStatistics } from './backend/backend.js';
 export { openWebGpuDevice, type WebGpuDeviceOptions } from './backend/webgpu/open.js';
 export { loadDemonstrations, loadPrompts } from './data/load.js';
 export type { ChatMessage, PromptRecord } from './data/prompts.js';
@@ -27,6 +27,7 @@ export {
 export { type RaifRewardOptions, raifRewards } from './recipes/raif/rewards.js';
 export { dropLongDemonstrations, dropLongPrompts, type Mix, mixRows } from './recipes/raif/select-rows.js';
 export { renderPrompt, type TemplateFamily } from './recipes/raif/templates.js';
+export type { Recording } from './recording.js';
 export { type AnswerPartOptions, answerPart } from './rewards/answer-part.js';
 export { type FormatRewardOptions, formatReward, taggedText } from './rewards/format.js';
 export {

@@ -13,6 +13,7 @@ import {
 import { checkArguments } from './backend/check-arguments.js';
 import { decode, encode, type TensorData } from './dtype.js';
 import { DisposedError, InvalidArgumentError, UnsupportedError } from './errors.js';
+import { type Holdings, Recorder, Recording } from './recording.js';
 
 /**
  * A typed array on a device. Operations on it are queued; only `read()` waits. Memory is freed by `dispose()`; what is
@@ -24,7 +25,8 @@ export class Tensor implements TensorView {
   readonly shape: readonly number[];
   readonly rowStride: number;
   readonly byteOffset: number;
-  readonly #memory: Memory;
+  /** @internal */
+  readonly memory: Memory;
   #disposed = false;
 
   /** @internal Use `device.tensor`, `device.empty`, `device.zeros` or `view`. */
@@ -37,7 +39,7 @@ export class Tensor implements TensorView {
     rowStride: number,
   ) {
     this.device = device;
-    this.#memory = memory;
+    this.memory = memory;
     this.dtype = dtype;
     this.shape = shape;
     this.byteOffset = byteOffset;
@@ -50,13 +52,13 @@ export class Tensor implements TensorView {
   }
 
   get disposed(): boolean {
-    return this.#disposed;
+    return this.#disposed || !this.memory.live;
   }
 
   /** @internal */
   get storage(): number {
-    if (this.#disposed || this.device.closed) throw new DisposedError(`A tensor of shape [${this.shape.join(',')}]`);
-    return this.#memory.storage;
+    if (this.disposed || this.device.closed) throw new DisposedError(`A tensor of shape [${this.shape.join(',')}]`);
+    return this.memory.storage;
   }
 
   /**
@@ -69,16 +71,17 @@ export class Tensor implements TensorView {
     const size = bytesPerElement[this.dtype];
     const begin = this.byteOffset + offset * size;
     const end = begin + spannedElements(shape, rowStride) * size;
-    if (!Number.isInteger(offset) || offset < 0 || rowStride < (shape.at(-1) ?? 1) || end > this.#memory.bytes) {
-      const expected = `a view inside ${this.#memory.bytes / size} elements of storage ${storage}`;
+    if (!Number.isInteger(offset) || offset < 0 || rowStride < (shape.at(-1) ?? 1) || end > this.memory.bytes) {
+      const expected = `a view inside ${this.memory.bytes / size} elements of storage ${storage}`;
       throw new InvalidArgumentError('view', expected, [...shape, offset]);
     }
-    return new Tensor(this.device, this.#memory, this.dtype, [...shape], begin, rowStride);
+    return new Tensor(this.device, this.memory, this.dtype, [...shape], begin, rowStride);
   }
 
   /** Copies `data` into the tensor, converting float32 numbers to the tensor's dtype. The tensor must be contiguous. */
   write(data: TensorData): void {
     this.#requireContiguous('write');
+    this.device.refuseInRecording('write');
     if (data.length !== this.size) {
       const expected = `${this.size} elements (shape [${this.shape.join(',')}])`;
       throw new InvalidArgumentError('data', expected, `${data.length} elements`);
@@ -89,6 +92,7 @@ export class Tensor implements TensorView {
   /** The values, row by row: Int32Array for i32, Float32Array for the others. */
   async read(): Promise<Float32Array | Int32Array> {
     this.#requireContiguous('read');
+    this.device.refuseInRecording('read');
     const bytes = this.size * bytesPerElement[this.dtype];
     const buffer = await this.device.backend.read(this.storage, this.byteOffset, bytes);
     return decode(buffer, this.dtype);
@@ -97,6 +101,7 @@ export class Tensor implements TensorView {
   /** The bytes as they are stored, for files. */
   async readBytes(): Promise<Uint8Array> {
     this.#requireContiguous('readBytes');
+    this.device.refuseInRecording('readBytes');
     const bytes = this.size * bytesPerElement[this.dtype];
     return new Uint8Array(await this.device.backend.read(this.storage, this.byteOffset, bytes));
   }
@@ -104,6 +109,7 @@ export class Tensor implements TensorView {
   /** Writes bytes as `readBytes` gives them. */
   writeBytes(data: Uint8Array): void {
     this.#requireContiguous('writeBytes');
+    this.device.refuseInRecording('writeBytes');
     const bytes = this.size * bytesPerElement[this.dtype];
     if (data.byteLength !== bytes) throw new InvalidArgumentError('data', `${bytes} bytes`, data.byteLength);
     this.device.backend.write(this.storage, this.byteOffset, data);
@@ -113,7 +119,7 @@ export class Tensor implements TensorView {
   dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;
-    if (--this.#memory.owners === 0) this.device.free(this.#memory);
+    if (--this.memory.owners === 0) this.device.free(this.memory);
   }
 
   [Symbol.dispose](): void {
@@ -133,6 +139,8 @@ export class Device {
   /** Why this device was chosen. */
   readonly why: string;
   readonly #collected = new FinalizationRegistry<number>((storage) => this.#release(storage));
+  readonly #forgotten = new FinalizationRegistry<Holdings>((holdings) => this.#giveBack(holdings));
+  #recorder: Recorder | null = null;
   #liveTensors = 0;
   #closed = false;
 
@@ -155,6 +163,7 @@ export class Device {
 
   /** Copies `data` to the device. bf16 and f16 take float numbers, or their bits as Uint16Array. */
   tensor(data: TensorData, shape: readonly number[], dtype: DType = 'f32'): Tensor {
+    this.refuseInRecording('tensor');
     const t = this.empty(shape, dtype);
     try {
       t.write(data);
@@ -171,7 +180,12 @@ export class Device {
     checkShape('shape', shape);
     if (!dtypes.includes(dtype)) throw new InvalidArgumentError('dtype', dtypes.join(', '), dtype);
     const bytes = elementCount(shape) * bytesPerElement[dtype];
-    return this.#own(this.backend.allocate(bytes), bytes, shape, dtype);
+    if (!this.#recorder) return this.#own(this.backend.allocate(bytes), bytes, shape, dtype);
+    const memory = this.#recorder.take(bytes, (size) => {
+      this.#liveTensors++;
+      return this.backend.allocate(size);
+    });
+    return new Tensor(this, memory, dtype, [...shape], 0, shape.at(-1) ?? 1);
   }
 
   zeros(shape: readonly number[], dtype: DType = 'f32'): Tensor {
@@ -191,6 +205,7 @@ export class Device {
     { stream, keepAlive, ...unknown }: PointerOptions = {},
   ): Tensor {
     this.#check();
+    this.refuseInRecording('tensorFromPointer');
     checkShape('shape', shape);
     if (!dtypes.includes(dtype)) throw new InvalidArgumentError('dtype', dtypes.join(', '), dtype);
     if (typeof pointer !== 'bigint' || pointer === 0n) throw new InvalidArgumentError('pointer', 'an address', pointer);
@@ -210,6 +225,7 @@ export class Device {
    */
   tensorFromBuffer(buffer: GPUBuffer, shape: readonly number[], dtype: DType = 'f32'): Tensor {
     this.#check();
+    this.refuseInRecording('tensorFromBuffer');
     checkShape('shape', shape);
     if (!this.backend.adoptBuffer) throw new UnsupportedError('tensorFromBuffer', `the ${this.kind} backend`);
     const bytes = elementCount(shape) * bytesPerElement[dtype];
@@ -229,7 +245,39 @@ export class Device {
       return value;
     });
     checkArguments(name, views);
-    this.backend.run(name, views, numbers);
+    if (this.#recorder) this.#recorder.add(name, tensorNames[name], views, numbers);
+    else this.backend.run(name, views, numbers);
+  }
+
+  /**
+   * Remembers the operations that `run` calls instead of carrying them out; `replay()` of what this gives carries them
+   * out, as often as it is called. Tensors made inside `run` belong to the recording: they keep their memory until it is
+   * disposed of, and memory of those that `run` disposes of goes to later ones of the same size. No data goes in or out
+   * inside `run`: `tensor`, `write`, `read`, adopting memory, collectives and `record` itself are an `UnsupportedError`.
+   */
+  record(run: () => void): Recording {
+    this.#check();
+    this.refuseInRecording('record');
+    if (typeof run !== 'function') throw new InvalidArgumentError('run', 'a function', run);
+    const recorder = new Recorder();
+    this.#recorder = recorder;
+    try {
+      const result: unknown = run();
+      if (result instanceof Promise) {
+        result.catch(() => {});
+        throw new InvalidArgumentError('run', 'a function that waits for nothing', 'one that gives a promise');
+      }
+      this.#check();
+      recorder.holdings.program = this.backend.record(recorder.calls);
+    } catch (error) {
+      this.#recorder = null;
+      recorder.end();
+      this.#giveBack(recorder.holdings);
+      throw error;
+    }
+    this.#recorder = null;
+    this.#forgotten.register(recorder, recorder.holdings, recorder);
+    return new Recording(this, recorder);
   }
 
   /**
@@ -262,8 +310,31 @@ export class Device {
 
   /** @internal Called when the last tensor over `memory` was disposed. */
   free(memory: Memory): void {
+    if (memory.recorder) {
+      memory.recorder.free(memory);
+      return;
+    }
+    memory.live = false;
     this.#collected.unregister(memory);
     this.#release(memory.storage);
+  }
+
+  /** @internal */
+  releaseRecorder(recorder: Recorder): void {
+    this.#forgotten.unregister(recorder);
+    recorder.end();
+    this.#giveBack(recorder.holdings);
+  }
+
+  /** @internal Throws inside the function that `record` was given. */
+  refuseInRecording(what: string): void {
+    if (this.#recorder) throw new UnsupportedError(what, 'a recording', 'Data goes in and out between replays');
+  }
+
+  #giveBack({ program, storages }: Holdings): void {
+    if (this.#closed) return;
+    program?.release();
+    for (const storage of storages) this.#release(storage);
   }
 
   #release(storage: number): void {
@@ -294,7 +365,7 @@ export class Device {
   }
 
   #own(storage: number, bytes: number, shape: readonly number[], dtype: DType): Tensor {
-    const memory: Memory = { storage, bytes, owners: 0 };
+    const memory: Memory = { storage, bytes, owners: 0, live: true, recorder: null };
     this.#liveTensors++;
     this.#collected.register(memory, storage, memory);
     return new Tensor(this, memory, dtype, [...shape], 0, shape.at(-1) ?? 1);
@@ -316,11 +387,15 @@ export interface PointerOptions {
   keepAlive?: object | undefined;
 }
 
-/** One allocation, shared by the views over it. */
-interface Memory {
+/** @internal One allocation, shared by the views over it. */
+export interface Memory {
   readonly storage: number;
   readonly bytes: number;
   owners: number;
+  /** Whether it still belongs to its tensors. */
+  live: boolean;
+  /** The recording that it belongs to. */
+  readonly recorder: Recorder | null;
 }
 
 const tensorNames = Object.fromEntries(

@@ -64,7 +64,8 @@ class Kernels:
         operations = read_operations()
         pointer = ctypes.c_void_p
         functions = ["device_count", "create", "destroy", "describe", "last_error", "allocate", "release", "upload",
-                     "download", "synchronize", "wait_for_stream", "let_stream_wait", "memory"] + [name for name, _, _ in operations]
+                     "download", "synchronize", "wait_for_stream", "let_stream_wait", "memory",
+                     "begin_capture", "end_capture", "launch_graph", "release_graph"] + [name for name, _, _ in operations]
 
         class Backend(ctypes.Structure):
             _fields_ = [("abi_version", ctypes.c_uint32), ("struct_size", ctypes.c_uint32),
@@ -73,7 +74,7 @@ class Kernels:
         entry = ctypes.CDLL(str(library)).grpo_cuda_backend
         entry.restype = ctypes.POINTER(Backend)
         self._table = entry().contents
-        if self._table.abi_version != 3 or self._table.struct_size != ctypes.sizeof(Backend):
+        if self._table.abi_version != 4 or self._table.struct_size != ctypes.sizeof(Backend):
             raise RuntimeError(f"{library} has another version of the table than {HEADER}")
         stream = torch.cuda.current_stream(device).cuda_stream if torch.cuda.is_available() else 0
         # Targets are PyTorch's: checking them would wait for the device. One out of range gives NaN.

@@ -88,6 +88,12 @@ grpo_status wait_for_stream(grpo_context* context, void*) {
 }
 grpo_status let_stream_wait(grpo_context* context, void* stream) { return wait_for_stream(context, stream); }
 void memory(grpo_context* context, grpo_memory* out) { *out = context->allocator.memory(); }
+grpo_status begin_capture(grpo_context* context) {
+  return context->fail(GRPO_UNSUPPORTED, "the CPU has no graphs: its calls run one by one");
+}
+grpo_status end_capture(grpo_context* context, grpo_graph**) { return begin_capture(context); }
+grpo_status launch_graph(grpo_context* context, grpo_graph*) { return begin_capture(context); }
+void release_graph(grpo_context*, grpo_graph*) {}
 
 // Scratch space is reserved inside the kernels and throws when there is none; no exception leaves the C API.
 #define GRPO_DEFINE_OPERATION(op)                                                      \

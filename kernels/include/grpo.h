@@ -19,7 +19,7 @@
 extern "C" {
 #endif
 
-#define GRPO_ABI_VERSION 3u
+#define GRPO_ABI_VERSION 4u
 #define GRPO_MAX_RANK 4
 
 typedef enum grpo_dtype { GRPO_F32 = 0, GRPO_BF16 = 1, GRPO_F16 = 2, GRPO_I32 = 3 } grpo_dtype;
@@ -43,6 +43,7 @@ typedef struct grpo_tensor {
 } grpo_tensor;
 
 typedef struct grpo_context grpo_context;
+typedef struct grpo_graph grpo_graph; /* operations that were captured */
 
 /* T(name): a tensor; S(name): a scalar (a double; flags are 0 or 1, enumerations are listed at the end). */
 
@@ -157,6 +158,16 @@ typedef struct grpo_backend {
   grpo_status (*wait_for_stream)(grpo_context*, void* stream);
   grpo_status (*let_stream_wait)(grpo_context*, void* stream);
   void (*memory)(grpo_context*, grpo_memory*);
+
+  /* Operations that run again and again as one graph. Between begin_capture and end_capture they are noted with their
+   * addresses and scalars, not carried out, and their index tensors are not checked. GRPO_UNSUPPORTED from any of them:
+   * this backend notes nothing, or not this operation. end_capture drops what was noted when `graph` is NULL, and must
+   * follow every begin_capture that gave GRPO_OK. launch_graph queues what was noted; GRPO_UNSUPPORTED: scratch space
+   * that it uses has moved since, nothing was queued, capture again. release_graph waits until it has run. */
+  grpo_status (*begin_capture)(grpo_context*);
+  grpo_status (*end_capture)(grpo_context*, grpo_graph** graph);
+  grpo_status (*launch_graph)(grpo_context*, grpo_graph* graph);
+  void (*release_graph)(grpo_context*, grpo_graph* graph);
 
   GRPO_OPERATIONS(GRPO_DECLARE_FUNCTION)
 } grpo_backend;

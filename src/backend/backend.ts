@@ -313,6 +313,32 @@ export interface TensorView {
   rowStride: number;
 }
 
+/** A call of `run`, to be made later. */
+export interface RecordedCall {
+  operation: OperationName;
+  tensors: readonly (TensorView | null)[];
+  scalars: readonly number[];
+}
+
+/** Calls that a backend remembers. */
+export interface Program {
+  /** Queues all of them, in order. */
+  replay(): void;
+  release(): void;
+  statistics(): ReplayStatistics;
+}
+
+export interface ReplayStatistics {
+  /** Replays that have run. */
+  replays: number;
+  /** Those of them that were one launch of a CUDA graph. */
+  launches: number;
+  /** How often the calls were captured into a graph. */
+  captures: number;
+  /** Why the calls run one by one for good; null while a graph may come, or is there. */
+  refusal: string | null;
+}
+
 export interface DeviceMemory {
   /** Bytes handed out and not released. */
   liveBytes: number;
@@ -346,6 +372,8 @@ export interface Backend {
   read(storage: number, byteOffset: number, bytes: number): Promise<ArrayBuffer>;
   /** `tensors` and `scalars` in the order of the operation's entry; an absent tensor is null. Arguments are checked. */
   run(operation: OperationName, tensors: readonly (TensorView | null)[], scalars: readonly number[]): void;
+  /** Remembers calls, as `run` takes them; their storages must stay until the last replay. */
+  record(calls: readonly RecordedCall[]): Program;
   /** Resolves when everything queued so far has run, or with a stream (CUDA only) when the stream waits for that. */
   synchronize(stream?: bigint): Promise<void>;
   memory(): DeviceMemory;

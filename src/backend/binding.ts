@@ -1,4 +1,5 @@
 import type { BackendAttempt } from '../errors.js';
+import type { ReplayStatistics } from './backend.js';
 
 /** The addon's functions (native/addon.cc). Private: everything else goes through `NativeBackend`. */
 export interface Binding {
@@ -15,6 +16,11 @@ export interface Binding {
   read(engine: number, storage: number, byteOffset: number, bytes: number): Promise<ArrayBuffer>;
   /** The payload holds nine numbers a tensor (storage, byte offset, dtype, rank, shape[4], row stride), then scalars. */
   run(engine: number, operation: number, payload: Float64Array): void;
+  /** An operation a call, and the payloads of all calls one after the other. Gives the recording's number. */
+  record(engine: number, operations: Uint32Array, payload: Float64Array): number;
+  replay(engine: number, recording: number): void;
+  releaseRecording(engine: number, recording: number): void;
+  recordingStatistics(engine: number, recording: number): ReplayStatistics;
   synchronize(engine: number, stream?: bigint): Promise<void>;
   memory(engine: number): { liveBytes: number; reservedBytes: number; peakBytes: number };
   close(engine: number): void;

@@ -16,6 +16,9 @@ import {
   dtypes,
   type OperationName,
   operations,
+  type Program,
+  type RecordedCall,
+  type ReplayStatistics,
   type TensorView,
 } from './backend.js';
 import type { Binding } from './binding.js';
@@ -27,11 +30,12 @@ const dtypeCodes = Object.fromEntries(dtypes.map((dtype, i) => [dtype, i])) as R
 
 const maxRank = 4;
 export const tensorFields = 5 + maxRank;
-const payloadLength = Math.max(
-  ...Object.values(operations).map(
-    ({ tensors, scalars }) => Object.keys(tensors).length * tensorFields + scalars.length,
-  ),
-);
+const payloadLength = Math.max(...names.map(callLength));
+
+function callLength(operation: OperationName): number {
+  const { tensors, scalars } = operations[operation];
+  return Object.keys(tensors).length * tensorFields + scalars.length;
+}
 
 /** Tells the addon how to make errors, and what each operation reads and writes. */
 export function configureBinding(binding: Binding): void {
@@ -96,6 +100,14 @@ export function writeTensor(payload: Float64Array, at: number, tensor: TensorVie
   return at + tensorFields;
 }
 
+/** Writes a call as the addon reads it, at `at`; gives where the next one goes. */
+function writeCall(payload: Float64Array, at: number, { tensors, scalars }: Omit<RecordedCall, 'operation'>): number {
+  let next = at;
+  for (const tensor of tensors) next = writeTensor(payload, next, tensor);
+  for (const scalar of scalars) payload[next++] = scalar;
+  return next;
+}
+
 /** A device that the addon drives: its kernels run on a thread of their own. */
 export class NativeBackend implements Backend {
   readonly #binding: Binding;
@@ -140,11 +152,16 @@ export class NativeBackend implements Backend {
   }
 
   run(operation: OperationName, tensors: readonly (TensorView | null)[], scalars: readonly number[]): void {
-    const payload = this.#payload;
+    writeCall(this.#payload, 0, { tensors, scalars });
+    this.#binding.run(this.#engine, indexOf[operation], this.#payload);
+  }
+
+  record(calls: readonly RecordedCall[]): Program {
+    const payload = new Float64Array(calls.reduce((length, { operation }) => length + callLength(operation), 0));
     let at = 0;
-    for (const tensor of tensors) at = writeTensor(payload, at, tensor);
-    for (const scalar of scalars) payload[at++] = scalar;
-    this.#binding.run(this.#engine, indexOf[operation], payload);
+    for (const call of calls) at = writeCall(payload, at, call);
+    const indices = Uint32Array.from(calls, ({ operation }) => indexOf[operation]);
+    return new NativeProgram(this.#binding, this.#engine, this.#binding.record(this.#engine, indices, payload));
   }
 
   synchronize(stream?: bigint): Promise<void> {
@@ -161,5 +178,30 @@ export class NativeBackend implements Backend {
     if (this.#closed) return;
     this.#closed = true;
     this.#binding.close(this.#engine);
+  }
+}
+
+class NativeProgram implements Program {
+  readonly #binding: Binding;
+  readonly #engine: number;
+  readonly #recording: number;
+
+  constructor(binding: Binding, engine: number, recording: number) {
+    this.#binding = binding;
+    this.#engine = engine;
+    this.#recording = recording;
+  }
+
+  replay(): void {
+    this.#binding.replay(this.#engine, this.#recording);
+  }
+
+  release(): void {
+    this.#binding.releaseRecording(this.#engine, this.#recording);
+  }
+
+  /** As of the replays that have run so far. */
+  statistics(): ReplayStatistics {
+    return this.#binding.recordingStatistics(this.#engine, this.#recording);
   }
 }

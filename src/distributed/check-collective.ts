@@ -3,7 +3,10 @@ import type { Device, Tensor } from '../tensor.js';
 
 export type CollectiveName = 'allReduce' | 'reduceScatter' | 'allGather' | 'broadcast' | 'reduce';
 
-/** Throws an `InvalidArgumentError` when the tensors of a collective do not fit it or each other. */
+/**
+ * Throws an `InvalidArgumentError` when the tensors of a collective do not fit it or each other, and an
+ * `UnsupportedError` inside `device.record`.
+ */
 export function checkCollective(
   name: CollectiveName,
   input: Tensor,
@@ -11,6 +14,7 @@ export function checkCollective(
   worldSize: number,
   device: Device,
 ): void {
+  device.refuseInRecording(name);
   for (const [role, tensor] of Object.entries({ input, output })) {
     const where = `${name}: ${input === output ? 'tensor' : role}`;
     if (tensor.device !== device) {

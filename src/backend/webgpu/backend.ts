@@ -12,6 +12,8 @@ import {
   type DeviceMemory,
   type OperationName,
   operations,
+  type Program,
+  type RecordedCall,
   type TensorView,
 } from '../backend.js';
 import { parsedOperations } from '../check-arguments.js';
@@ -202,6 +204,23 @@ export class WebGpuBackend implements Backend, Kernels {
       if (tensor && writes) this.#mark(tensor, running.doubts, reads);
     }
     if (outer) for (const doubt of running.doubts) outer.doubts.add(doubt);
+  }
+
+  record(calls: readonly RecordedCall[]): Program {
+    let replays = 0;
+    return {
+      replay: () => {
+        replays++;
+        for (const { operation, tensors, scalars } of calls) this.run(operation, tensors, scalars);
+      },
+      release: () => {},
+      statistics: () => ({
+        replays,
+        launches: 0,
+        captures: 0,
+        refusal: 'WebGPU has no graphs: its calls run one by one',
+      }),
+    };
   }
 
   dispatch(dispatch: Dispatch): void {

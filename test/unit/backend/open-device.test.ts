@@ -95,7 +95,7 @@ describe('the CUDA library', () => {
   });
 
   test.each([
-    ['older.so', '{GRPO_ABI_VERSION + 1, sizeof(grpo_backend)}', /expected ABI version 3 but it has 4/],
+    ['older.so', '{GRPO_ABI_VERSION + 1, sizeof(grpo_backend)}', /expected ABI version 4 but it has 5/],
     ['smaller.so', '{GRPO_ABI_VERSION, 16}', /expected a table of \d+ bytes but it has 16/],
   ])('that was made for another addon (%s)', async (name, table, message) => {
     const code = `#include "grpo.h"
