@@ -1,6 +1,7 @@
 import { Tape, type Variable } from '../autograd.js';
 import { bytesPerElement } from '../backend/backend.js';
 import type { Decoder } from '../models/decoder.js';
+import type { Recording } from '../recording.js';
 import { type Device, Scope, type Tensor } from '../tensor.js';
 
 /** How the tokens of a row are drawn. Neighbours that differ in the seed only are sampled together. */
@@ -42,6 +43,18 @@ export interface CachePlace {
   ownStart: number;
   /** Own tokens that were fed before. */
   fed: number;
+}
+
+/** What a step needs to know of its rows, in one tensor. */
+interface StepInputs {
+  /** [R] i32. */
+  positions: Tensor;
+  /** [R] i32: where in the cache. */
+  slots: Tensor;
+  /** [R,4] i32, for `cachedAttention`. */
+  segments: Tensor;
+  /** Of all segments. */
+  maxLength: number;
 }
 
 /** A prompt on its way into the cache, and how many rows continue it. */
@@ -164,9 +177,39 @@ export class DecodeOperations {
 
   /** Runs one token of each row, `ids` [R], through the model, and hands the last layer's output [R,H] to `use`. */
   feed<T>(ids: Tensor, places: readonly CachePlace[], scope: Scope, use: (output: Tensor) => T): T {
+    const data = placeNumbers(places);
+    const maxLength = Math.max(...places.map(({ promptLength, fed }) => promptLength + fed + 1));
+    const all = scope.track(this.#device.tensor(data, [data.length], 'i32'));
+    return this.#feed(ids, stepInputs(all, places.length, maxLength, scope), use);
+  }
+
+  /**
+   * Records the step that feeds `ids` [R] and draws the next token of each row into it. `maxLength`: most tokens that a
+   * row will see, its prompt and those fed counted.
+   */
+  recordStep(ids: Tensor, rows: readonly SampledRow[], maxLength: number): RecordedStep {
+    const size = rows.length;
+    const scope = new Scope();
+    try {
+      const numbers = scope.track(this.#device.empty([10 * size], 'i32'));
+      const keys = scope.track(numbers.view([size, 4], 6 * size));
+      const inputs = stepInputs(numbers, size, maxLength, scope);
+      let logProbs!: Tensor;
+      const recording = this.#device.record(() => {
+        this.#feed(ids, inputs, (output) => {
+          logProbs = this.#draw(rows, keys, output, ids, scope).logProbs;
+        });
+      });
+      return new RecordedStep(scope.track(recording), scope, numbers, ids, logProbs);
+    } catch (error) {
+      scope.dispose();
+      throw error;
+    }
+  }
+
+  #feed<T>(ids: Tensor, { positions, slots, segments, maxLength }: StepInputs, use: (output: Tensor) => T): T {
     const tape = this.#tape();
     try {
-      const { positions, slots, segments, maxLength } = this.#inputs(places, scope);
       const out = this.#decoder.forward(tape, ids, positions, (inner, layer, queries, keys, values) => {
         const [keyCache, valueCache] = [this.#keys[layer]!, this.#values[layer]!];
         this.#device.run('scatterRows', { in: keys.value, indices: slots, out: keyCache });
@@ -189,33 +232,16 @@ export class DecodeOperations {
     }
   }
 
-  /** What a step needs to know of its rows, uploaded at once: position, slot in the cache and segments of each. */
-  #inputs(places: readonly CachePlace[], scope: Scope) {
-    const size = places.length;
-    const data = new Int32Array(6 * size);
-    let maxLength = 0;
-    places.forEach(({ promptStart, promptLength, ownStart, fed }, i) => {
-      data[i] = promptLength + fed;
-      data[size + i] = ownStart + fed;
-      data.set([promptStart, promptLength, ownStart, fed + 1], 2 * size + 4 * i);
-      maxLength = Math.max(maxLength, promptLength + fed + 1);
-    });
-    const all = scope.track(this.#device.tensor(data, [data.length], 'i32'));
-    return {
-      positions: scope.track(all.view([size])),
-      slots: scope.track(all.view([size], size)),
-      segments: scope.track(all.view([size, 4], 2 * size)),
-      maxLength,
-    };
-  }
-
   /** Draws the next token of each row from the last layer's output [R,H]. */
   sample(rows: readonly SampledRow[], output: Tensor, scope: Scope): SampledTokens {
+    const keys = scope.track(this.#device.tensor(keyNumbers(rows), [rows.length, 4], 'i32'));
+    const ids = scope.track(this.#device.empty([rows.length], 'i32'));
+    return this.#draw(rows, keys, output, ids, scope);
+  }
+
+  #draw(rows: readonly SampledRow[], keys: Tensor, output: Tensor, ids: Tensor, scope: Scope): SampledTokens {
     const { head, config } = this.#decoder;
     const size = rows.length;
-    const counters = Int32Array.from(rows.flatMap((row) => [...row.sampling.seed, row.sequence, row.index]));
-    const keys = scope.track(this.#device.tensor(counters, [size, 4], 'i32'));
-    const ids = scope.track(this.#device.empty([size], 'i32'));
     const logProbs = scope.track(this.#device.empty([size]));
     const handedOut: (Promise<Float32Array> | null)[] = rows.map(() => null);
     const tape = this.#tape();
@@ -271,6 +297,63 @@ export class DecodeOperations {
     const { headDim } = this.#decoder.config;
     return { headDim, scale: 1 / Math.sqrt(headDim) };
   }
+}
+
+/** A step of decoding that is the same each time but for where its rows stand. */
+export class RecordedStep {
+  /** [R] i32: the tokens to feed, then those drawn. */
+  readonly ids: Tensor;
+  /** [R]. */
+  readonly logProbs: Tensor;
+  readonly #recording: Recording;
+  readonly #scope: Scope;
+  readonly #numbers: Tensor;
+
+  /** @internal Use `DecodeOperations.recordStep`. `scope` holds everything but `ids`. */
+  constructor(recording: Recording, scope: Scope, numbers: Tensor, ids: Tensor, logProbs: Tensor) {
+    this.ids = ids;
+    this.logProbs = logProbs;
+    this.#recording = recording;
+    this.#scope = scope;
+    this.#numbers = numbers;
+  }
+
+  /** Queues the step; `places` and `rows` in the order of `ids`. */
+  run(places: readonly CachePlace[], rows: readonly SampledRow[]): void {
+    this.#numbers.write(Int32Array.of(...placeNumbers(places), ...keyNumbers(rows)));
+    this.#recording.replay();
+  }
+
+  dispose(): void {
+    this.#scope.dispose();
+  }
+}
+
+/** Positions, slots in the cache and segments of the rows. */
+function placeNumbers(places: readonly CachePlace[]): Int32Array {
+  const size = places.length;
+  const data = new Int32Array(6 * size);
+  places.forEach(({ promptStart, promptLength, ownStart, fed }, i) => {
+    data[i] = promptLength + fed;
+    data[size + i] = ownStart + fed;
+    data.set([promptStart, promptLength, ownStart, fed + 1], 2 * size + 4 * i);
+  });
+  return data;
+}
+
+/** The tensors of what `placeNumbers` gives, `all`. */
+function stepInputs(all: Tensor, size: number, maxLength: number, scope: Scope): StepInputs {
+  return {
+    positions: scope.track(all.view([size])),
+    slots: scope.track(all.view([size], size)),
+    segments: scope.track(all.view([size, 4], 2 * size)),
+    maxLength,
+  };
+}
+
+/** The counters of the rows' random numbers, for `sample`. */
+function keyNumbers(rows: readonly SampledRow[]): Int32Array {
+  return Int32Array.from(rows.flatMap(({ sampling, sequence, index }) => [...sampling.seed, sequence, index]));
 }
 
 /** A step may be given up before anybody awaits its values; their error then concerns nobody. */

@@ -1,6 +1,6 @@
 import type { Decoder } from '../models/decoder.js';
 import { type Device, Scope, type Tensor } from '../tensor.js';
-import { DecodeOperations, type Sampling, silent } from './decode-operations.js';
+import { DecodeOperations, type RecordedStep, type SampledRow, type Sampling, silent } from './decode-operations.js';
 
 /** One completion in the making. */
 export interface DecodeRow {
@@ -22,14 +22,27 @@ export type Accept = (row: DecodeRow, id: number, logProb: number) => void;
 /** Tokens that were sampled, or are being sampled, for some rows. */
 interface Step {
   rows: readonly DecodeRow[];
-  scope: Scope;
+  /** Place of the tokens in their completions. */
+  index: number;
   ids: Tensor;
   values: Promise<[ids: Int32Array, logProbs: Float32Array]>;
+}
+
+/** A step as it is recorded, for all further tokens of its rows. */
+interface SteadyStep {
+  rows: readonly DecodeRow[];
+  step: RecordedStep;
+  scope: Scope;
+  /** Rows that had ended, over all steps so far: what was computed in vain. */
+  wasted: number;
 }
 
 /**
  * Decodes rows together: all prompts first, then one token of every row at a time. Keys and values lie in one tensor
  * each a layer; a prompt's part is written once and read by all of its rows.
+ *
+ * The step is recorded for the rows there are, and replayed. One that has ended stays in it, in its last place, until such
+ * rows have cost as much as one step of the others: recording costs about that, so that neither is more than half wrong.
  */
 export class DecodeWave {
   readonly #device: Device;
@@ -40,6 +53,7 @@ export class DecodeWave {
   readonly #places = new Map<DecodeRow, { promptStart: number; ownStart: number }>();
   /** Each prompt once, with the rows that continue it. */
   readonly #prompts: { prompt: Int32Array; rows: DecodeRow[] }[] = [];
+  #steady: SteadyStep | null = null;
 
   /** `workspaceBytes`: most bytes of logits at a time. */
   constructor(
@@ -59,28 +73,27 @@ export class DecodeWave {
    * device does not wait for the host; a row that ends is therefore computed once more in vain.
    */
   async run(accept: Accept, signal?: AbortSignal): Promise<void> {
-    let current: Step | null = this.#prefill();
-    let next: Step | null = null;
+    const scope = new Scope();
     try {
+      let current: Step | null = this.#prefill(scope);
       while (current) {
-        next = this.#advance(current);
+        const next = this.#advance(current);
         const [ids, logProbs] = await current.values;
         signal?.throwIfAborted();
         current.rows.forEach((row, i) => {
           if (!row.end) accept(row, ids[i]!, logProbs[i]!);
         });
-        current.scope.dispose();
+        scope.dispose();
         current = next;
-        next = null;
         if (this.#rows.every((row) => row.end)) break;
       }
     } finally {
-      current?.scope.dispose();
-      next?.scope.dispose();
+      scope.dispose();
     }
   }
 
   dispose(): void {
+    this.#steady?.scope.dispose();
     this.#operations.dispose();
   }
 
@@ -104,30 +117,42 @@ export class DecodeWave {
   }
 
   /** Runs the prompts through the model and samples the first token of every row. */
-  #prefill(): Step {
-    const scope = new Scope();
-    try {
-      const prompts = this.#prompts.map(({ prompt, rows }) => {
-        return { prompt, start: this.#places.get(rows[0]!)!.promptStart, rows: rows.length };
-      });
-      return this.#sample(this.#rows, 0, this.#operations.prefill(prompts, scope), scope);
-    } catch (error) {
-      scope.dispose();
-      throw error;
-    }
+  #prefill(scope: Scope): Step {
+    const prompts = this.#prompts.map(({ prompt, rows }) => {
+      return { prompt, start: this.#places.get(rows[0]!)!.promptStart, rows: rows.length };
+    });
+    const output = this.#operations.prefill(prompts, scope);
+    return reading(this.#rows, 0, this.#operations.sample(this.#sampled(this.#rows, 0), output, scope));
   }
 
-  /** Feeds the tokens of a step, and samples the next one of each row that is not known to have ended. */
-  #advance(step: Step): Step | null {
-    const going = step.rows.flatMap((row, i) => (row.end || row.ids.length + 1 >= row.limit ? [] : [i]));
+  /** Feeds the tokens of a step, and samples the next one of each row; null when all are known to have ended. */
+  #advance({ rows, index, ids }: Step): Step | null {
+    const going = rows.flatMap((row, i) => (row.end || index + 1 >= row.limit ? [] : [i]));
     if (going.length === 0) return null;
-    const rows = going.map((i) => step.rows[i]!);
-    const fed = rows[0]!.ids.length;
+    if (!this.#steady || this.#steady.wasted >= going.length) this.#record(rows, going, index + 1, ids);
+    const steady = this.#steady!;
+    steady.wasted += steady.rows.length - going.length;
+    const places = steady.rows.map((row) => {
+      // A row that has come to its limit has no place for another token: it writes to its last one again.
+      const fed = Math.min(index, row.limit - 2);
+      return { ...this.#places.get(row)!, promptLength: row.prompt.length, fed };
+    });
+    steady.step.run(places, this.#sampled(steady.rows, index + 1));
+    return reading(steady.rows, index + 1, steady.step);
+  }
+
+  /** Records the step for the rows at `going`, whose tokens lie in `ids`. */
+  #record(rows: readonly DecodeRow[], going: readonly number[], index: number, ids: Tensor): void {
     const scope = new Scope();
+    const staying = going.map((i) => rows[i]!);
     try {
-      const ids = rows.length === step.rows.length ? step.ids : this.#pick(step.ids, going, scope);
-      const places = rows.map((row) => ({ ...this.#places.get(row)!, promptLength: row.prompt.length, fed }));
-      return this.#operations.feed(ids, places, scope, (output) => this.#sample(rows, fed + 1, output, scope));
+      const fed = this.#pick(ids, going, scope);
+      // Its memory goes to the one that follows.
+      this.#steady?.scope.dispose();
+      this.#steady = null;
+      const maxLength = Math.max(...staying.map(({ prompt, limit }) => prompt.length + limit - 1));
+      const step = scope.track(this.#operations.recordStep(fed, this.#sampled(staying, index), maxLength));
+      this.#steady = { rows: staying, step, scope, wasted: 0 };
     } catch (error) {
       scope.dispose();
       throw error;
@@ -136,20 +161,26 @@ export class DecodeWave {
 
   #pick(ids: Tensor, indices: readonly number[], scope: Scope): Tensor {
     const picked = scope.track(this.#device.empty([indices.length], 'i32'));
-    const from = scope.track(this.#device.tensor(indices, [indices.length], 'i32'));
-    this.#device.run('gatherRows', {
-      in: scope.track(ids.view([ids.size, 1])),
-      indices: from,
-      out: scope.track(picked.view([indices.length, 1])),
-    });
+    const inner = new Scope();
+    try {
+      this.#device.run('gatherRows', {
+        in: inner.track(ids.view([ids.size, 1])),
+        indices: inner.track(this.#device.tensor(indices, [indices.length], 'i32')),
+        out: inner.track(picked.view([indices.length, 1])),
+      });
+    } finally {
+      inner.dispose();
+    }
     return picked;
   }
 
-  /** Samples token number `index` of the rows from the last layer's output. */
-  #sample(rows: readonly DecodeRow[], index: number, output: Tensor, scope: Scope): Step {
-    const sampled = rows.map(({ sequence }) => ({ sampling: this.#sampling, sequence, index }));
-    const { ids, logProbs } = this.#operations.sample(sampled, output, scope);
-    const values = silent(Promise.all([ids.read(), logProbs.read()])) as Step['values'];
-    return { rows, scope, ids, values };
+  #sampled(rows: readonly DecodeRow[], index: number): SampledRow[] {
+    return rows.map(({ sequence }) => ({ sampling: this.#sampling, sequence, index }));
   }
+}
+
+/** Reads the tokens of a step that was queued. */
+function reading(rows: readonly DecodeRow[], index: number, sampled: { ids: Tensor; logProbs: Tensor }): Step {
+  const { ids, logProbs } = sampled;
+  return { rows, index, ids, values: silent(Promise.all([ids.read(), logProbs.read()])) as Step['values'] };
 }
