@@ -423,10 +423,12 @@ bool Engine::launch_now(Program& program) {
 bool Engine::capture_now(Program& program) {
   grpo_status status = backend_->begin_capture(context_);
   if (status == GRPO_OK) {
+    std::string error;
     for (Call& call : program.calls) {
-      if ((status = perform(call))) break;
+      if (!(status = perform(call))) continue;
+      error = std::string(call.operation->name) + ": " + backend_->last_error(context_);
+      break;
     }
-    const std::string error = status ? backend_->last_error(context_) : "";
     const grpo_status end = backend_->end_capture(context_, status ? nullptr : &program.graph);
     if (status == GRPO_OK && end == GRPO_OK) {
       ++program.captures;

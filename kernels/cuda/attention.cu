@@ -18,12 +18,19 @@ struct PackedRows {
   DeviceSequences sequences;
   __device__ __forceinline__ RowRuns operator()(int64_t row) const { return sequences.seen_by(row); }
 };
+// A segment outside the cache shows no row, which gives NaN; it has been refused before, unless a graph runs.
 struct CachedRows {
   const int32_t* segments;
-  int64_t stride;
+  int64_t stride, cached;
   __device__ __forceinline__ RowRuns operator()(int64_t row) const {
     const int32_t* s = segments + row * stride;
-    return {s[0], s[1], s[2], s[3]};
+    const RowRuns runs = {s[0], s[1], s[2], s[3]};
+    return inside(runs.first_start, runs.first_length) && inside(runs.second_start, runs.second_length)
+               ? runs
+               : RowRuns{0, 0, 0, 0};
+  }
+  __device__ __forceinline__ bool inside(int64_t start, int64_t length) const {
+    return start >= 0 && length >= 0 && start + length <= cached;
   }
 };
 
@@ -100,7 +107,7 @@ grpo_status cached_attention(grpo_context& context, const grpo_cached_attention_
   if (auto status = check_heads(context, name, args.queries, args.key_cache, args.head_dim)) return status;
   if (auto status = check_head_width(context, name, args.head_dim)) return status;
   const int64_t rows = args.queries.shape[0], stride = args.segments.row_stride;
-  if (rows > 0) {
+  if (rows > 0 && !context.captures()) {
     grpo_tensor whole = args.segments;
     whole.shape[1] = stride;
     // The last row may end before its stride does.
@@ -124,7 +131,7 @@ grpo_status cached_attention(grpo_context& context, const grpo_cached_attention_
                              rows,
                              heads,
                              static_cast<float>(args.scale)};
-  return run_attention(context, a, CachedRows{int_data(args.segments), stride},
+  return run_attention(context, a, CachedRows{int_data(args.segments), stride, args.key_cache.shape[0]},
                        heads_by_four(heads, {&args.key_cache}));
 }
 

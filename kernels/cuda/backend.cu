@@ -58,10 +58,19 @@ grpo_status let_stream_wait(grpo_context* context, void* stream) {
   return context->order(context->stream(), static_cast<cudaStream_t>(stream));
 }
 void memory(grpo_context* context, grpo_memory* out) { *out = context->pool().memory(); }
-grpo_status begin_capture(grpo_context* context) { return context->fail(GRPO_UNSUPPORTED, "calls run one by one"); }
-grpo_status end_capture(grpo_context* context, grpo_graph**) { return begin_capture(context); }
-grpo_status launch_graph(grpo_context* context, grpo_graph*) { return begin_capture(context); }
-void release_graph(grpo_context*, grpo_graph*) {}
+grpo_status begin_capture(grpo_context* context) {
+  if (auto status = context->enter()) return status;
+  return context->begin_capture();
+}
+grpo_status end_capture(grpo_context* context, grpo_graph** graph) { return context->end_capture(graph); }
+grpo_status launch_graph(grpo_context* context, grpo_graph* graph) {
+  if (auto status = context->enter()) return status;
+  return context->launch(*graph);
+}
+void release_graph(grpo_context* context, grpo_graph* graph) {
+  context->enter();
+  context->release(graph);
+}
 
 #define GRPO_DEFINE_OPERATION(op)                                             \
   grpo_status run_##op(grpo_context* context, const grpo_##op##_args* args) { \

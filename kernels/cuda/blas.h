@@ -25,6 +25,8 @@ class Blas {
   Blas& operator=(const Blas&) = delete;
 
   bool found() const { return handle_ != nullptr; }
+  // Without one, cuBLAS reserves memory when it needs some.
+  bool has_workspace() const { return workspace_ != nullptr; }
   // The library and its version, or why there is none.
   const std::string& description() const { return description_; }
 

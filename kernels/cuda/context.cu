@@ -78,6 +78,8 @@ grpo_context::~grpo_context() {
 void* grpo_context::scratch(size_t bytes, ScratchSlot slot) {
   Scratch& scratch = scratch_[slot];
   if (bytes <= scratch.bytes) return scratch.data;
+  if (capture_) return fail(GRPO_UNSUPPORTED, "scratch space would have to grow while calls are captured"), nullptr;
+  ++scratch_moves_;
   if (scratch.data) cudaFreeAsync(scratch.data, stream_);
   scratch = {};
   // A quarter more, so that slowly growing requests do not each allocate; without it where memory is short.
@@ -97,6 +99,7 @@ void* grpo_context::scratch(size_t bytes, ScratchSlot slot) {
 }
 
 const int32_t* grpo_context::host_integers(const grpo_tensor& t) {
+  if (capture_) return fail(GRPO_UNSUPPORTED, "it looks at the values of an index tensor on the host"), nullptr;
   int64_t count = 1;
   for (int d = 0; d < t.rank; ++d) count *= t.shape[d];
   const size_t bytes = static_cast<size_t>(count) * sizeof(int32_t);
@@ -109,6 +112,10 @@ const int32_t* grpo_context::host_integers(const grpo_tensor& t) {
 
 grpo_status grpo_context::fail_with(cudaError_t cuda_error, const char* call) {
   cudaGetLastError();
+  // What a stream that is being captured does not take: the capture has failed, not the device.
+  if (cuda_error >= cudaErrorStreamCaptureUnsupported && cuda_error <= cudaErrorStreamCaptureWrongThread) {
+    return fail(GRPO_UNSUPPORTED, "%s: %s", call, cudaGetErrorString(cuda_error));
+  }
   if (cuda_error == cudaErrorMemoryAllocation) return fail(GRPO_OUT_OF_MEMORY, "%s: out of device memory", call);
   lost_ = std::string(call) + ": " + cudaGetErrorString(cuda_error) + " (CUDA error " +
           std::to_string(static_cast<int>(cuda_error)) + "); the device can no longer be used by this process";
@@ -129,6 +136,7 @@ grpo_status grpo_context::upload(void* device, const void* host, size_t bytes) {
 }
 
 grpo_status grpo_context::download(void* host, const void* device, size_t bytes) {
+  if (capture_) return fail(GRPO_UNSUPPORTED, "it reads values back to the host");
   cudaError_t result = cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_);
   if (result == cudaSuccess) result = cudaStreamSynchronize(stream_);
   return result == cudaSuccess ? GRPO_OK : fail_with(result, "reading from the device");

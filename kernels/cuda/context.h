@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "../common/error_record.h"
 #include "../include/grpo.h"
@@ -17,6 +19,13 @@ class Blas;
 // Scratch space that may be in use at the same time.
 enum ScratchSlot { kOperationScratch, kProductScratch, kRowScratch, kScratchSlots };
 }  // namespace grpo_cuda
+
+// A graph of captured operations (graph.cu).
+struct grpo_graph {
+  cudaGraphExec_t executable = nullptr;
+  unsigned scratch_moves = 0;         // of the context, when it was captured
+  std::vector<const void*> integers;  // i32 tensors that it writes
+};
 
 struct grpo_context : ErrorRecord {
   // Throws std::runtime_error with what is wrong.
@@ -39,13 +48,24 @@ struct grpo_context : ErrorRecord {
   static constexpr int kCounters = 64;
 
   // The values of a contiguous i32 tensor, on the host: a copy kept since they were uploaded, else they are read,
-  // which waits for the device. nullptr, with the error recorded, on failure. Valid until the next call.
+  // which waits for the device. nullptr, with the error recorded, on failure, and while operations are captured: a
+  // graph could not look at the values of its launches. Valid until the next call.
   const int32_t* host_integers(const grpo_tensor& t);
   // To be called by operations that write i32 tensors.
-  void written(const grpo_tensor& t) { pool_.forget_copy(t.data); }
+  void written(const grpo_tensor& t) {
+    pool_.forget_copy(t.data);
+    if (capture_) capture_->integers.push_back(t.data);
+  }
   // Whether index tensors are checked before use (option check_indices, on unless 0): kernels stay inside their memory
-  // in any case, but give NaN for an index out of range instead of an error.
-  bool checks_indices() const { return checks_indices_; }
+  // in any case, but give NaN for an index out of range instead of an error. Graphs check none.
+  bool checks_indices() const { return checks_indices_ && !capture_; }
+
+  // Between the two, operations are noted for a graph instead of queued; nothing may wait, reserve or free memory.
+  bool captures() const { return capture_ != nullptr; }
+  grpo_status begin_capture();
+  grpo_status end_capture(grpo_graph** graph);
+  grpo_status launch(const grpo_graph& graph);
+  void release(grpo_graph* graph);
 
   // fail() for an error of CUDA in `call`. All but a lack of memory leave the device unusable.
   grpo_status fail_with(cudaError_t error, const char* call);
@@ -78,6 +98,8 @@ struct grpo_context : ErrorRecord {
   grpo_cuda::MemoryPool pool_;
   grpo_cuda::Blas* blas_ = nullptr;
   Scratch scratch_[grpo_cuda::kScratchSlots];
+  unsigned scratch_moves_ = 0;
+  std::unique_ptr<grpo_graph> capture_;  // in the making
   unsigned* counters_ = nullptr;
   std::string integers_;  // storage of host_integers
   std::string lost_;

@@ -14,6 +14,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 
@@ -104,11 +106,15 @@ enum cudaError_t {
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
   cudaErrorInvalidResourceHandle = 400,
-  cudaErrorIllegalAddress = 700
+  cudaErrorIllegalAddress = 700,
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901,
+  cudaErrorStreamCaptureWrongThread = 908
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
 enum cudaDeviceAttr { cudaDevAttrMemoryPoolsSupported };
 enum cudaMemPoolAttr { cudaMemPoolAttrReleaseThreshold, cudaMemPoolAttrReservedMemCurrent };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2;
 
@@ -117,6 +123,8 @@ struct CudaOnCpuStream {
   void (*finish)(CudaOnCpuStream*);
   void (*wait)(CudaOnCpuStream*);  // told that what is queued from now on waits for an event
   int device;
+  // cuda_on_cpu::submit, for libraries beside this one. Only of the library's own streams.
+  cudaError_t (*submit)(CudaOnCpuStream*, std::function<void()>);
 };
 struct CudaOnCpuEvent {
   CudaOnCpuStream* stream;
@@ -124,6 +132,8 @@ struct CudaOnCpuEvent {
 using cudaStream_t = CudaOnCpuStream*;
 using cudaEvent_t = CudaOnCpuEvent*;
 using cudaMemPool_t = struct CudaOnCpuPool*;
+using cudaGraph_t = struct CudaOnCpuGraph*;
+using cudaGraphExec_t = struct CudaOnCpuGraph*;
 
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
@@ -160,6 +170,12 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
@@ -168,16 +184,30 @@ cudaError_t cudaFuncSetAttribute(F*, cudaFuncAttribute, int) {
   return cudaSuccess;
 }
 
-cudaError_t cuda_on_cpu_check_launch(const cudaLaunchConfig_t& config);
+namespace cuda_on_cpu {
+cudaError_t check_launch(const cudaLaunchConfig_t& config);
+// Runs the work, or notes it while the stream is being captured.
+cudaError_t submit(cudaStream_t stream, std::function<void()> work);
+// The error of what a captured stream does not take; cudaSuccess for another.
+cudaError_t end_of_capture(cudaStream_t stream);
+
+// What the host has called, for tests: exported as `cuda_on_cpu_calls`, an int32 each.
+enum Call { kKernelLaunches, kCopies, kGraphLaunches, kCalls };
+void count_call(Call call);
+}  // namespace cuda_on_cpu
 
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
-  if (const cudaError_t error = cuda_on_cpu_check_launch(*config)) return error;
-  auto call = [&] { kernel(static_cast<Parameters>(arguments)...); };
-  using Call = decltype(call);
-  cuda_on_cpu::run(
-      config->gridDim, config->blockDim, config->dynamicSmemBytes,
-      [](void* argument) { (*static_cast<Call*>(argument))(); }, &call);
-  return cudaSuccess;
+  if (const cudaError_t error = cuda_on_cpu::check_launch(*config)) return error;
+  cuda_on_cpu::count_call(cuda_on_cpu::kKernelLaunches);
+  auto call = [kernel, values = std::tuple<Parameters...>(static_cast<Parameters>(arguments)...)] {
+    std::apply(kernel, values);
+  };
+  return cuda_on_cpu::submit(config->stream, [config = *config, call] {
+    using Call = decltype(call);
+    cuda_on_cpu::run(
+        config.gridDim, config.blockDim, config.dynamicSmemBytes,
+        [](void* argument) { (*static_cast<Call*>(argument))(); }, const_cast<void*>(static_cast<const void*>(&call)));
+  });
 }

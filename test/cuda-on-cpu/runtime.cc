@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
@@ -39,7 +40,17 @@ cudaError_t note(cudaError_t error) {
   return error;
 }
 
+template <class Work>
+cudaError_t queue_copy(cudaStream_t stream, Work work) {
+  cuda_on_cpu::count_call(cuda_on_cpu::kCopies);
+  return note(cuda_on_cpu::submit(stream, work));
+}
+
 }  // namespace
+
+extern "C" __attribute__((visibility("default"))) std::atomic<int32_t> cuda_on_cpu_calls[cuda_on_cpu::kCalls];
+std::atomic<int32_t> cuda_on_cpu_calls[cuda_on_cpu::kCalls];
+void cuda_on_cpu::count_call(Call call) { ++cuda_on_cpu_calls[call]; }
 
 const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
@@ -55,6 +66,10 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "invalid resource handle";
     case cudaErrorInvalidDevice:
       return "invalid device ordinal";
+    case cudaErrorStreamCaptureUnsupported:
+      return "operation not permitted when stream is capturing";
+    case cudaErrorStreamCaptureInvalidated:
+      return "operation failed due to a previous error during capture";
     default:
       return "an illegal memory access was encountered";
   }
@@ -87,7 +102,8 @@ cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t, cudaMemPoolAttr, void* value)
 }
 cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, size_t) { return cudaSuccess; }
 
-cudaError_t cudaMallocAsync(void** data, size_t bytes, cudaStream_t) {
+cudaError_t cudaMallocAsync(void** data, size_t bytes, cudaStream_t stream) {
+  if (const cudaError_t error = cuda_on_cpu::end_of_capture(stream)) return note(error);
   const std::lock_guard lock(mutex);
   if (bytes > capacity() || live[device] + bytes > capacity()) return note(cudaErrorMemoryAllocation);
   const size_t page = sysconf(_SC_PAGESIZE), pages = (bytes + page - 1) / page * page;
@@ -101,7 +117,8 @@ cudaError_t cudaMallocAsync(void** data, size_t bytes, cudaStream_t) {
   live[device] += bytes;
   return cudaSuccess;
 }
-cudaError_t cudaFreeAsync(void* data, cudaStream_t) {
+cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
+  if (const cudaError_t error = cuda_on_cpu::end_of_capture(stream)) return note(error);
   const std::lock_guard lock(mutex);
   const auto found = allocations.find(data);
   if (found == allocations.end()) return note(data ? cudaErrorInvalidValue : cudaSuccess);
@@ -111,27 +128,31 @@ cudaError_t cudaFreeAsync(void* data, cudaStream_t) {
   return cudaSuccess;
 }
 
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
-  return std::memmove(to, from, bytes), cudaSuccess;
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
+  return queue_copy(stream, [=] { std::memmove(to, from, bytes); });
 }
 cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
-                              size_t height, cudaMemcpyKind, cudaStream_t) {
-  for (size_t row = 0; row < height; ++row) {
-    std::memmove(static_cast<char*>(to) + row * to_pitch, static_cast<const char*>(from) + row * from_pitch, width);
-  }
-  return cudaSuccess;
+                              size_t height, cudaMemcpyKind, cudaStream_t stream) {
+  return queue_copy(stream, [=] {
+    for (size_t row = 0; row < height; ++row) {
+      std::memmove(static_cast<char*>(to) + row * to_pitch, static_cast<const char*>(from) + row * from_pitch, width);
+    }
+  });
 }
-cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t) {
-  return std::memset(data, value, bytes), cudaSuccess;
+cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t stream) {
+  return queue_copy(stream, [=] { std::memset(data, value, bytes); });
 }
-cudaError_t cudaMemset2DAsync(void* data, size_t pitch, int value, size_t width, size_t height, cudaStream_t) {
-  for (size_t row = 0; row < height; ++row) std::memset(static_cast<char*>(data) + row * pitch, value, width);
-  return cudaSuccess;
+cudaError_t cudaMemset2DAsync(void* data, size_t pitch, int value, size_t width, size_t height, cudaStream_t stream) {
+  return queue_copy(stream, [=] {
+    for (size_t row = 0; row < height; ++row) std::memset(static_cast<char*>(data) + row * pitch, value, width);
+  });
 }
 
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return *stream = nullptr, cudaSuccess; }
-cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  return *stream = new CudaOnCpuStream{nullptr, nullptr, device, cuda_on_cpu::submit}, cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) { return delete stream, cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return note(cuda_on_cpu::end_of_capture(stream)); }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   if (stream && stream->wait) stream->wait(stream);
   if (event->stream && event->stream->finish) event->stream->finish(event->stream);
@@ -146,7 +167,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
 
-cudaError_t cuda_on_cpu_check_launch(const cudaLaunchConfig_t& config) {
+cudaError_t cuda_on_cpu::check_launch(const cudaLaunchConfig_t& config) {
   const dim3 grid = config.gridDim, block = config.blockDim;
   const uint64_t threads = uint64_t{block.x} * block.y * block.z;
   const bool fits = threads > 0 && threads <= 1024 && threads % 32 == 0 && grid.x > 0 && grid.x <= 0x7fffffffu &&
