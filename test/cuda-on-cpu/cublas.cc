@@ -90,7 +90,7 @@ __attribute__((visibility("default"))) int cublasGemmEx(void* handle, int transp
   const Product product = {transpose_a, transpose_b, m,   n, k,   *static_cast<const float*>(alpha),
                            a,           a_type,      lda, b, ldb, *static_cast<const float*>(beta),
                            c,           c_type,      ldc};
-  if (own.stream) return own.stream->submit(own.stream, product) == cudaSuccess ? 0 : 14;
+  if (own.stream) return own.stream->launch(own.stream, product) == cudaSuccess ? 0 : 14;
   product();
   return 0;
 }

@@ -123,8 +123,8 @@ struct CudaOnCpuStream {
   void (*finish)(CudaOnCpuStream*);
   void (*wait)(CudaOnCpuStream*);  // told that what is queued from now on waits for an event
   int device;
-  // cuda_on_cpu::submit, for libraries beside this one. Only of the library's own streams.
-  cudaError_t (*submit)(CudaOnCpuStream*, std::function<void()>);
+  // Starts a kernel, for libraries beside this one. Only of the library's own streams.
+  cudaError_t (*launch)(CudaOnCpuStream*, std::function<void()>);
 };
 struct CudaOnCpuEvent {
   CudaOnCpuStream* stream;
@@ -186,25 +186,23 @@ cudaError_t cudaFuncSetAttribute(F*, cudaFuncAttribute, int) {
 
 namespace cuda_on_cpu {
 cudaError_t check_launch(const cudaLaunchConfig_t& config);
+// What the host calls, and the graphs that there are: exported for tests as `cuda_on_cpu_counts`, an int32 each.
+enum Count { kKernelLaunches, kCopies, kGraphLaunches, kLiveGraphs, kCounts };
+void count(Count what, int by = 1);
 // Runs the work, or notes it while the stream is being captured.
-cudaError_t submit(cudaStream_t stream, std::function<void()> work);
+cudaError_t submit(Count call, cudaStream_t stream, std::function<void()> work);
 // The error of what a captured stream does not take; cudaSuccess for another.
 cudaError_t end_of_capture(cudaStream_t stream);
-
-// What the host has called, for tests: exported as `cuda_on_cpu_calls`, an int32 each.
-enum Call { kKernelLaunches, kCopies, kGraphLaunches, kCalls };
-void count_call(Call call);
 }  // namespace cuda_on_cpu
 
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
   if (const cudaError_t error = cuda_on_cpu::check_launch(*config)) return error;
-  cuda_on_cpu::count_call(cuda_on_cpu::kKernelLaunches);
   auto call = [kernel, values = std::tuple<Parameters...>(static_cast<Parameters>(arguments)...)] {
     std::apply(kernel, values);
   };
-  return cuda_on_cpu::submit(config->stream, [config = *config, call] {
+  return cuda_on_cpu::submit(cuda_on_cpu::kKernelLaunches, config->stream, [config = *config, call] {
     using Call = decltype(call);
     cuda_on_cpu::run(
         config.gridDim, config.blockDim, config.dynamicSmemBytes,

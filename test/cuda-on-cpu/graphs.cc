@@ -25,7 +25,8 @@ bool is_captured(cudaStream_t stream) { return capture.graph && capture.stream =
 
 }  // namespace
 
-cudaError_t submit(cudaStream_t stream, std::function<void()> work) {
+cudaError_t submit(Count call, cudaStream_t stream, std::function<void()> work) {
+  count(call);
   if (!is_captured(stream)) return work(), cudaSuccess;
   if (capture.invalid) return cudaErrorStreamCaptureInvalidated;
   capture.graph->nodes.push_back(std::move(work));
@@ -63,15 +64,19 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
 }
 
 cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
+  count(kLiveGraphs);
   return *executable = new CudaOnCpuGraph(*graph), cudaSuccess;
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   if (const cudaError_t error = end_of_capture(stream)) return error;
-  count_call(kGraphLaunches);
+  count(kGraphLaunches);
   for (const auto& node : executable->nodes) node();
   return cudaSuccess;
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete graph, cudaSuccess; }
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) { return delete executable, cudaSuccess; }
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
+  count(kLiveGraphs, -1);
+  return delete executable, cudaSuccess;
+}

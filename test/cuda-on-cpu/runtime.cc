@@ -42,15 +42,14 @@ cudaError_t note(cudaError_t error) {
 
 template <class Work>
 cudaError_t queue_copy(cudaStream_t stream, Work work) {
-  cuda_on_cpu::count_call(cuda_on_cpu::kCopies);
-  return note(cuda_on_cpu::submit(stream, work));
+  return note(cuda_on_cpu::submit(cuda_on_cpu::kCopies, stream, work));
 }
 
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) std::atomic<int32_t> cuda_on_cpu_calls[cuda_on_cpu::kCalls];
-std::atomic<int32_t> cuda_on_cpu_calls[cuda_on_cpu::kCalls];
-void cuda_on_cpu::count_call(Call call) { ++cuda_on_cpu_calls[call]; }
+extern "C" __attribute__((visibility("default"))) std::atomic<int32_t> cuda_on_cpu_counts[cuda_on_cpu::kCounts];
+std::atomic<int32_t> cuda_on_cpu_counts[cuda_on_cpu::kCounts];
+void cuda_on_cpu::count(Count what, int by) { cuda_on_cpu_counts[what] += by; }
 
 const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
@@ -149,7 +148,10 @@ cudaError_t cudaMemset2DAsync(void* data, size_t pitch, int value, size_t width,
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  return *stream = new CudaOnCpuStream{nullptr, nullptr, device, cuda_on_cpu::submit}, cudaSuccess;
+  const auto launch = [](cudaStream_t stream, std::function<void()> work) {
+    return cuda_on_cpu::submit(cuda_on_cpu::kKernelLaunches, stream, std::move(work));
+  };
+  return *stream = new CudaOnCpuStream{nullptr, nullptr, device, launch}, cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) { return delete stream, cudaSuccess; }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return note(cuda_on_cpu::end_of_capture(stream)); }
