@@ -5,7 +5,8 @@
 //   npm run build:release                 for all that the project supports, and PTX for later ones
 //
 // Warnings are errors. What each kernel needs of a multiprocessor is written to build-cuda/resources.txt; a kernel that
-// takes more than 128 registers a thread, or spills more than 32 bytes of them to memory, ends the build.
+// takes more than 128 registers a thread (those that are named below: more), or spills more than 32 bytes of them to memory,
+// ends the build.
 import { copyFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import process from 'node:process';
@@ -14,6 +15,9 @@ import { fail, filesUnder, hasCommand, root } from './lib.mjs';
 
 const released = ['80', '86', '89', '90', '100', '120'];
 const mostRegisters = 128;
+// On tensor cores sums stay in registers, 16 rows a warp: 64 of them a thread for heads of 128, and 128 for the gradients of
+// keys and values. 168 registers leave room for three blocks of 128 threads on a multiprocessor, 255 for two.
+const raised = { attention_tiles_kernel: 168, grad_queries_tiles_kernel: 168, grad_keys_tiles_kernel: 255 };
 const mostSpilled = 32; // bytes stored and loaded; ptxas spills a word or two where it likes more blocks better
 
 const compiler = process.env.NVCC || 'nvcc';
@@ -62,13 +66,14 @@ function checkResources() {
   );
   const path = join(root, 'build-cuda/resources.txt');
   writeFileSync(path, `${lines.join('\n')}\n`);
-  const over = kernels.filter(({ registers, spills }) => spills > mostSpilled || registers > mostRegisters);
+  const most = (name) => raised[Object.keys(raised).find((kernel) => name.includes(kernel))] ?? mostRegisters;
+  const over = kernels.filter(({ name, registers, spills }) => spills > mostSpilled || registers > most(name));
   if (over.length > 0) {
     fail(
-      `Kernels beyond ${mostRegisters} registers or ${mostSpilled} bytes spilled:\n${over.map(({ name }) => name).join('\n')}\nSee ${path}.`,
+      `Kernels beyond ${mostRegisters} registers (or what their name allows) or ${mostSpilled} bytes spilled:\n${over.map(({ name }) => name).join('\n')}\nSee ${path}.`,
     );
   }
   console.log(
-    `build-cuda/libgrpo_cuda.so for sm_${chosen.join(', sm_')}: ${kernels.length} kernels within ${mostRegisters} registers and ${mostSpilled} bytes spilled.`,
+    `build-cuda/libgrpo_cuda.so for sm_${chosen.join(', sm_')}: ${kernels.length} kernels within their registers (most: ${mostRegisters}) and ${mostSpilled} bytes spilled.`,
   );
 }

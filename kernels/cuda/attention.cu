@@ -1,18 +1,11 @@
-// attention, cached_attention: online softmax over the rows that a query sees.
+// attention, cached_attention: online softmax over the rows that a query sees, a row at a time; attention in tiles on
+// tensor cores where they can take it (attention_tiles.cu).
 
-#include "attention_rows.h"
+#include "attention_tiles.h"
 
 namespace grpo_cuda {
 
 namespace {
-
-struct AttentionKernel {
-  FloatRows queries, keys, values, out;
-  float* log_sum_exp;  // [N,A] or null
-  int64_t log_sum_exp_stride, rows;
-  Heads heads;
-  float scale;
-};
 
 struct PackedRows {
   DeviceSequences sequences;
@@ -36,37 +29,11 @@ struct CachedRows {
 
 template <int kElements, int N, class Seen>
 __global__ void __launch_bounds__(kWarp* kAttentionWarps, 4) attention_kernel(AttentionKernel a, Seen seen) {
-  const int64_t width = a.heads.width, index = int64_t{blockIdx.x} * kAttentionWarps + threadIdx.y;
+  const int64_t index = int64_t{blockIdx.x} * kAttentionWarps + threadIdx.y;
   if (index >= a.rows * a.heads.query_heads) return;
-  const int64_t row = index / a.heads.query_heads, head = index % a.heads.query_heads;
-  const int64_t column = head * width, key_column = head / a.heads.group * width;
-  float* query = dynamic_shared<float>() + threadIdx.y * width;
-  load_head(query, a.queries, row, column, width);
-  __syncwarp();
-
-  const RowRuns runs = seen(row);
-  const int64_t length = runs.length();
-  float max = -INFINITY, sum = 0.0f, out[kElements] = {};
-  for (int64_t first = 0; first < length; first += kWarp) {
-    const int count = static_cast<int>(min(int64_t{kWarp}, length - first));
-    const bool valid = threadIdx.x < static_cast<unsigned>(count);
-    const int64_t key = runs.row(valid ? first + threadIdx.x : first);
-    const float score = valid ? dot<N>(query, a.keys, key, key_column, width) * a.scale : -INFINITY;
-    const float most = warp_reduce(score, Max{}), next = most > max ? most : max;
-    const float shift = next == -INFINITY ? 0.0f : next;
-    const float kept = expf(max - shift), weight = valid ? expf(score - shift) : 0.0f;
-    sum = sum * kept + warp_reduce(weight, Sum{});
-#pragma unroll
-    for (int j = 0; j < kElements; ++j) out[j] *= kept;
-    add_weighted(out, weight, key, count, a.values, key_column, width);
-    max = next;
-  }
-#pragma unroll
-  for (int j = 0; j < kElements; ++j) {
-    const int64_t i = threadIdx.x + kWarp * j;
-    if (i < width) a.out.store(row, column + i, out[j] / sum);
-  }
-  if (a.log_sum_exp && threadIdx.x == 0) a.log_sum_exp[row * a.log_sum_exp_stride + head] = max + logf(sum);
+  const int64_t row = index / a.heads.query_heads;
+  attention_row<kElements, N>(a, seen(row), row, index % a.heads.query_heads,
+                              dynamic_shared<float>() + threadIdx.y * a.heads.width);
 }
 
 template <class Seen>
@@ -97,9 +64,13 @@ grpo_status attention(grpo_context& context, const grpo_attention_args& args) {
                              rows,
                              heads,
                              static_cast<float>(args.scale)};
-  const PackedRows seen = {
-      {int_data(args.sequence_offsets), int_data(args.parents), args.sequence_offsets.shape[0] - 1}};
-  return run_attention(context, a, seen, heads_by_four(heads, {&args.keys}));
+  if (rows == 0 || heads.query_heads == 0) return GRPO_OK;
+  const DeviceSequences sequences = {int_data(args.sequence_offsets), int_data(args.parents),
+                                     args.sequence_offsets.shape[0] - 1};
+  if (fits_tiles(heads, rows, {&args.queries, &args.keys, &args.values}, {&args.out})) {
+    return attention_tiles(context, a, sequences);
+  }
+  return run_attention(context, a, PackedRows{sequences}, heads_by_four(heads, {&args.keys}));
 }
 
 grpo_status cached_attention(grpo_context& context, const grpo_cached_attention_args& args) {

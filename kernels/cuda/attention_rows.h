@@ -105,6 +105,46 @@ __device__ __forceinline__ void add_weighted(float (&sums)[kElements], float wei
   }
 }
 
+// What attention and cached_attention are given.
+struct AttentionKernel {
+  FloatRows queries, keys, values, out;
+  float* log_sum_exp;  // [N,A] or null
+  int64_t log_sum_exp_stride, rows;
+  Heads heads;
+  float scale;
+};
+
+// One head of a row, by a warp; `query` is memory that it shares, for a head.
+template <int kElements, int N>
+__device__ __forceinline__ void attention_row(const AttentionKernel& a, const RowRuns& runs, int64_t row, int64_t head,
+                                              float* query) {
+  const int64_t width = a.heads.width, column = head * width, key_column = head / a.heads.group * width;
+  load_head(query, a.queries, row, column, width);
+  __syncwarp();
+  const int64_t length = runs.length();
+  float max = -INFINITY, sum = 0.0f, out[kElements] = {};
+  for (int64_t first = 0; first < length; first += kWarp) {
+    const int count = static_cast<int>(min(int64_t{kWarp}, length - first));
+    const bool valid = threadIdx.x < static_cast<unsigned>(count);
+    const int64_t key = runs.row(valid ? first + threadIdx.x : first);
+    const float score = valid ? dot<N>(query, a.keys, key, key_column, width) * a.scale : -INFINITY;
+    const float most = warp_reduce(score, Max{}), next = most > max ? most : max;
+    const float shift = next == -INFINITY ? 0.0f : next;
+    const float kept = expf(max - shift), weight = valid ? expf(score - shift) : 0.0f;
+    sum = sum * kept + warp_reduce(weight, Sum{});
+#pragma unroll
+    for (int j = 0; j < kElements; ++j) out[j] *= kept;
+    add_weighted(out, weight, key, count, a.values, key_column, width);
+    max = next;
+  }
+#pragma unroll
+  for (int j = 0; j < kElements; ++j) {
+    const int64_t i = threadIdx.x + kWarp * j;
+    if (i < width) a.out.store(row, column + i, out[j] / sum);
+  }
+  if (a.log_sum_exp && threadIdx.x == 0) a.log_sum_exp[row * a.log_sum_exp_stride + head] = max + logf(sum);
+}
+
 // run(integer constant) with the registers a lane needs for a head: 1, 2, 4 or 8.
 template <class F>
 grpo_status with_head_elements(int64_t width, const F& run) {

@@ -39,9 +39,12 @@ extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace cuda_on_cpu {
 unsigned char* dynamic_shared();
-// Gives `bytes` of this lane to the warp and waits for the 32 lanes; the other lanes' bytes lie 16 apart.
+// Gives `bytes` of this lane to the warp and waits for the 32 lanes; the other lanes' bytes lie kLaneBytes apart.
+constexpr size_t kLaneBytes = 32;
 const unsigned char* exchange(const void* value, size_t bytes);
 void run(dim3 grid, dim3 block, size_t shared, void (*body)(void*), void* argument);
+// The end of the process, with a message that says which thread runs.
+[[noreturn]] void give_up(const char* message);
 }  // namespace cuda_on_cpu
 
 void __syncthreads();
@@ -55,7 +58,7 @@ inline unsigned lane() { return (threadIdx.x + blockDim.x * (threadIdx.y + block
 template <class T>
 T value_of(const unsigned char* values, unsigned lane) {
   T value;
-  std::memcpy(&value, values + 16 * lane, sizeof value);
+  std::memcpy(&value, values + kLaneBytes * lane, sizeof value);
   return value;
 }
 }  // namespace cuda_on_cpu
@@ -66,7 +69,7 @@ inline void __syncwarp(unsigned mask = 0xffffffffu) {
 }
 template <class T>
 T __shfl_sync(unsigned mask, T value, int from, int width = 32) {
-  static_assert(sizeof(T) <= 16);
+  static_assert(sizeof(T) <= cuda_on_cpu::kLaneBytes);
   cuda_on_cpu::check_mask(mask);
   const unsigned lane = cuda_on_cpu::lane(), first = lane / width * width;
   return cuda_on_cpu::value_of<T>(cuda_on_cpu::exchange(&value, sizeof value), first + unsigned(from) % width);

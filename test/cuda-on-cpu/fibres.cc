@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cuda_runtime.h"
+#include "tensor_cores_on_cpu.h"
 
 #ifndef __x86_64__
 #include <ucontext.h>
@@ -31,7 +32,7 @@ struct Barrier {
 struct Warp {
   Barrier barrier;
   // Two, since a lane may be at the next exchange before another has read this one.
-  alignas(16) unsigned char values[2][32 * 16];
+  alignas(16) unsigned char values[2][32 * kLaneBytes];
 };
 
 struct Block {
@@ -50,6 +51,7 @@ struct Fibre {
   dim3 thread;
   unsigned number = 0;  // in its block
   unsigned exchanges = 0;
+  std::vector<Copy> copies{};
 };
 
 // One launch at a time in a process: shared variables are static.
@@ -65,12 +67,6 @@ void* kernel_argument = nullptr;
 
 unsigned launches = 0;
 bool reverse = false;  // the order of threads that are ready
-
-[[noreturn]] void give_up(const char* message) {
-  std::fprintf(stderr, "cuda-on-cpu: %s (block %u,%u,%u thread %u,%u,%u)\n", message, blockIdx.x, blockIdx.y,
-               blockIdx.z, threadIdx.x, threadIdx.y, threadIdx.z);
-  std::abort();
-}
 
 void finish_fibre();
 
@@ -149,6 +145,7 @@ void wait_at(Barrier& barrier) {
 // What a fibre runs: the kernel, then back for good.
 void finish_fibre() {
   kernel_body(kernel_argument);
+  if (!current->copies.empty()) give_up("a thread has ended before its asynchronous copies");
   --alive;
   to_scheduler(*current);
   std::abort();
@@ -178,6 +175,13 @@ void run_block() {
 }  // namespace
 
 unsigned char* dynamic_shared() { return running.shared; }
+std::vector<Copy>& copies_in_flight() { return current->copies; }
+
+void give_up(const char* message) {
+  std::fprintf(stderr, "cuda-on-cpu: %s (block %u,%u,%u thread %u,%u,%u)\n", message, blockIdx.x, blockIdx.y,
+               blockIdx.z, threadIdx.x, threadIdx.y, threadIdx.z);
+  std::abort();
+}
 
 void check_mask(unsigned mask) {
   if (mask != 0xffffffffu) give_up("warp operations take all 32 lanes");
@@ -186,7 +190,7 @@ void check_mask(unsigned mask) {
 const unsigned char* exchange(const void* value, size_t bytes) {
   Warp& warp = running.warps[current->number / 32];
   unsigned char* values = warp.values[current->exchanges++ % 2];
-  std::memcpy(values + 16 * (current->number % 32), value, bytes);
+  std::memcpy(values + kLaneBytes * (current->number % 32), value, bytes);
   wait_at(warp.barrier);
   return values;
 }
