@@ -158,14 +158,16 @@ struct CacheSegment {
   int32_t prefix_start, prefix_length, own_start, own_length;
 };
 
+GRPO_HD bool segment_fits(const CacheSegment& s, int64_t cached, double max_length) {
+  const int64_t length = int64_t{s.prefix_length} + s.own_length;
+  return s.prefix_start >= 0 && s.prefix_length >= 0 && s.own_start >= 0 && s.own_length >= 0 && length > 0 &&
+         int64_t{s.prefix_start} + s.prefix_length <= cached && int64_t{s.own_start} + s.own_length <= cached &&
+         length <= max_length;
+}
+
 static inline grpo_status check_segment(grpo_context& context, const CacheSegment& s, int64_t row, int64_t cached,
                                         double max_length) {
-  const int64_t length = int64_t{s.prefix_length} + s.own_length;
-  if (!(s.prefix_start < 0 || s.prefix_length < 0 || s.own_start < 0 || s.own_length < 0 || length == 0 ||
-        int64_t{s.prefix_start} + s.prefix_length > cached || int64_t{s.own_start} + s.own_length > cached ||
-        length > max_length)) {
-    return GRPO_OK;
-  }
+  if (segment_fits(s, cached, max_length)) return GRPO_OK;
   return context.fail(GRPO_INVALID_ARGUMENT,
                       "cachedAttention: expected segments[%lld] to name 1 to maxLength %g of %lld cached rows but "
                       "received (%d,%d,%d,%d)",

@@ -1,8 +1,8 @@
 // What the attention kernels share: the rows of keys that a query row sees, and dot products of a lane.
 //
-// A warp computes one head of one row. It takes 32 keys (or, for the gradient of keys, 32 queries) at a time: each lane
-// the score of one of them, then all lanes together the sum over them, each lane every 32nd element of the head. A row
-// that sees the same keys in the same order gets the same bits, whether they lie in a batch or in a cache.
+// In the plain kernels a warp computes one head of one row. It takes 32 keys (or, for the gradient of keys, 32 queries)
+// at a time: each lane the score of one of them, then all lanes together the sum over them, each lane every 32nd
+// element of the head.
 #pragma once
 
 #include <initializer_list>

@@ -45,7 +45,7 @@ struct grpo_context : ErrorRecord {
   void* scratch(size_t bytes, grpo_cuda::ScratchSlot slot = grpo_cuda::kOperationScratch);
   // Counters for is_last_block(): zero before each launch, and left so.
   unsigned* counters() { return counters_; }
-  static constexpr int kCounters = 64;
+  static constexpr int kCounters = 1 << 12;
 
   // The values of a contiguous i32 tensor, on the host: a copy kept since they were uploaded, else they are read,
   // which waits for the device. nullptr, with the error recorded, on failure, and while operations are captured: a

@@ -105,7 +105,8 @@ export const operations = {
   /**
    * Attention of R query rows over a cache of C token rows. Row r sees two runs of the cache, one after the other:
    * segments[r] = (prefix start, prefix length, own start, own length); samples of one prompt share its prefix.
-   * A row gives the same bits as the same row in `attention`. `maxLength` is the largest prefix + own length.
+   * `maxLength` is the largest prefix + own length, or any bound above it. A row gives the same bits in every batch,
+   * wherever its keys lie; on the CPU and WebGPU also those of the same row in `attention`.
    */
   cachedAttention: op(
     {

@@ -3,8 +3,8 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { KernelError } from '../../src/errors.js';
 import type { Device } from '../../src/tensor.js';
 import { testDevices } from '../devices.js';
-import { attention, attentionBackward, attentionOver } from '../reference/attention.js';
-import { type Matrix, matrix } from '../reference/matrix.js';
+import { attention, attentionBackward } from '../reference/attention.js';
+import type { Matrix } from '../reference/matrix.js';
 import { expectClose, type FloatType, floatTypes, randomMatrix, Tensors, tolerance } from './decoder-harness.js';
 
 const shapes = [
@@ -163,85 +163,6 @@ describe.each(await testDevices())('attention on $name', ({ open }) => {
     expect(results[2]).toEqual(results[0]);
   });
 
-  describe.each(floatTypes)('cachedAttention, %s', (dtype) => {
-    test.each([
-      { headDim: 20, heads: 6, keyHeads: 2 },
-      { headDim: 32, heads: 5, keyHeads: 1 },
-      { headDim: 64, heads: 2, keyHeads: 2 },
-    ])('gives rows the bits of attention, $heads heads of $headDim on $keyHeads', async (shape) => {
-      t = new Tensors(device, 2);
-      const b = batch({ lengths: [3, 41, 150], ...shape }, dtype);
-      const whole = await t.read(forward(b, dtype).out);
-      // Every row of a sequence, its cache cut anywhere into a prefix and the rest.
-      const segments = Array.from({ length: b.queries.rows }, (_, row) => {
-        const start = b.offsets.findLast((offset) => offset <= row)!;
-        const prefix = (row * 7) % (row - start + 2);
-        return [start, prefix, start + prefix, row - start + 1 - prefix];
-      });
-      const out = t.empty(b.queries.rows, b.queries.columns, dtype);
-      const args = {
-        queries: t.put(b.queries, dtype),
-        keyCache: t.put(b.keys, dtype),
-        valueCache: t.put(b.values, dtype),
-      };
-      device.run('cachedAttention', {
-        ...args,
-        segments: t.ints(segments, 4),
-        out,
-        headDim: b.headDim,
-        scale: b.scale,
-        maxLength: 150,
-      });
-      expect(await t.read(out)).toEqual(whole);
-      // One row alone, its cache somewhere else.
-      const last = { rows: 1, columns: b.queries.columns, data: b.queries.data.slice(-b.queries.columns) };
-      const single = t.empty(1, b.queries.columns, dtype);
-      const cache = { keyCache: t.put(moved(b.keys), dtype), valueCache: t.put(moved(b.values), dtype) };
-      const where = t.ints([[44 + 9, 150, 0, 0]], 4);
-      device.run('cachedAttention', {
-        queries: t.put(last, dtype),
-        ...cache,
-        segments: where,
-        out: single,
-        headDim: b.headDim,
-        scale: b.scale,
-        maxLength: 500,
-      });
-      expect(await t.read(single)).toEqual(whole.slice(-b.queries.columns));
-    });
-  });
-
-  /** The rows nine places further down, with others before. */
-  function moved(m: Matrix): Matrix {
-    return matrix(m.rows + 9, m.columns, (r, c) => (r < 9 ? 5 : m.data[(r - 9) * m.columns + c]!));
-  }
-
-  test('cachedAttention of rows that share a prefix', async () => {
-    t = new Tensors(device);
-    const [queries, keys, values] = [randomMatrix(3, 24, 1), randomMatrix(30, 12, 2), randomMatrix(30, 12, 3)];
-    const segments = [
-      [2, 10, 12, 1],
-      [2, 10, 20, 7],
-      [0, 0, 29, 1],
-    ];
-    const out = t.empty(3, 24);
-    const args = { queries: t.put(queries), keyCache: t.put(keys), valueCache: t.put(values) };
-    device.run('cachedAttention', {
-      ...args,
-      segments: t.ints(segments, 4),
-      out,
-      headDim: 6,
-      scale: 0.4,
-      maxLength: 17,
-    });
-    const seen = (row: number) => {
-      const [prefixStart, prefix, ownStart, own] = segments[row] as [number, number, number, number];
-      return [...Array(prefix + own).keys()].map((i) => (i < prefix ? prefixStart + i : ownStart + i - prefix));
-    };
-    const truth = attentionOver(queries, keys, values, seen, { headDim: 6, scale: 0.4 });
-    expectClose(await t.read(out), truth.out, 4e-6);
-  });
-
   test.each([
     { offsets: [0, 3, 2, 5], maxLength: 5, says: /sequenceOffsets\[2\].*from 3 on.*received 2/ },
     { offsets: [0, 3, 6], maxLength: 5, says: /from 0 to 5.*received 0 to 6/ },
@@ -260,26 +181,6 @@ describe.each(await testDevices())('attention on $name', ({ open }) => {
       maxLength,
     });
     await expect(t.read(out)).rejects.toThrow(says);
-  });
-
-  test.each([
-    [-1, 2, 0, 1],
-    [0, 3, 2, 3],
-    [0, 0, 0, 0],
-    [0, 2, 4, -1],
-  ])('segment (%i, %i, %i, %i) of four cached rows is refused', async (...segment) => {
-    t = new Tensors(device);
-    const out = t.empty(1, 4);
-    const inputs = { queries: t.empty(1, 4), keyCache: t.empty(4, 2), valueCache: t.empty(4, 2) };
-    device.run('cachedAttention', {
-      ...inputs,
-      segments: t.ints([segment], 4),
-      out,
-      headDim: 2,
-      scale: 1,
-      maxLength: 9,
-    });
-    await expect(t.read(out)).rejects.toThrow(/segments\[0\]/);
   });
 
   test.each([0, 3, 8])('headDim %i does not divide 4 columns', async (headDim) => {

@@ -97,6 +97,18 @@ describe.skipIf(!existsSync(cudaOnCpu.library))('the CUDA library', () => {
     await expect(lookUp()).rejects.toThrow(/ids\[1\]: .* received 5/);
   });
 
+  test('a cache whose keys and values differ in dtype is refused', async () => {
+    const device = await open();
+    const queries = device.tensor([1, 2], [1, 2]);
+    const [keyCache, valueCache] = [device.tensor([1, 2], [1, 2], 'bf16'), device.tensor([1, 2], [1, 2])];
+    const out = device.empty([1, 2]);
+    const segments = device.tensor([0, 1, 0, 0], [1, 4], 'i32');
+    device.run('cachedAttention', { queries, keyCache, valueCache, segments, out, headDim: 2, scale: 1, maxLength: 1 });
+    const failure = out.read();
+    await expect(failure).rejects.toThrow(UnsupportedError);
+    await expect(failure).rejects.toThrow(/keyCache and valueCache of one dtype/);
+  });
+
   test('two devices keep their memory apart', async () => {
     const [first, second] = [await open(), await openCudaOnCpu({ name: 'cuda:1' })];
     opened.push(second);
