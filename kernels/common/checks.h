@@ -230,6 +230,16 @@ static inline grpo_status check_slice(grpo_context& context, const char* operati
                       operation, check_number(slice->vocab), check_number(columns), check_number(slice->start));
 }
 
+// The gradient may take the place of the logits as they lie there.
+static inline grpo_status check_grad_logits(grpo_context& context, const char* operation, const grpo_tensor& logits,
+                                            const grpo_tensor& grad_logits) {
+  if (grad_logits.data != logits.data ||
+      (grad_logits.dtype == logits.dtype && grad_logits.row_stride == logits.row_stride))
+    return GRPO_OK;
+  return context.fail(GRPO_INVALID_ARGUMENT, "%s: in place, gradLogits must have the dtype and rows of logits",
+                      operation);
+}
+
 static inline grpo_status check_token_log_probs_backward(grpo_context& context,
                                                          const grpo_token_log_probs_backward_args& args,
                                                          VocabularySlice* slice) {
@@ -241,11 +251,7 @@ static inline grpo_status check_token_log_probs_backward(grpo_context& context,
   if (args.grad_entropy.data && !args.entropy.data && !slice->whole) {
     return context.fail(GRPO_INVALID_ARGUMENT, "%s: expected the entropy of the rows beside gradEntropy", name);
   }
-  if (args.grad_logits.data == args.logits.data &&
-      (args.grad_logits.dtype != args.logits.dtype || args.grad_logits.row_stride != args.logits.row_stride)) {
-    return context.fail(GRPO_INVALID_ARGUMENT, "%s: in place, gradLogits must have the dtype and rows of logits", name);
-  }
-  return GRPO_OK;
+  return check_grad_logits(context, name, args.logits, args.grad_logits);
 }
 
 // How many rows fit into the workspace, `bytes_per_row` each, evenly spread over the fewest chunks.
@@ -277,10 +283,11 @@ static inline grpo_status check_entropy_threshold(grpo_context& context, const g
 }
 
 static inline grpo_status check_policy_loss(grpo_context& context, const grpo_policy_loss_args& args,
-                                            int64_t statistic_count) {
+                                            int64_t statistic_count, const char* operation = "policyLoss") {
   const int64_t tokens = args.log_probs.shape[0], sequences = args.sequence_offsets.shape[0] - 1;
-  const auto refuse = [&](const char* text) { return context.fail(GRPO_INVALID_ARGUMENT, "policyLoss: %s", text); };
-  if (auto status = check_offsets(context, "policyLoss: sequenceOffsets", args.sequence_offsets, tokens)) return status;
+  const auto refuse = [&](const char* text) { return context.fail(GRPO_INVALID_ARGUMENT, "%s: %s", operation, text); };
+  const std::string offsets = std::string(operation) + ": sequenceOffsets";
+  if (auto status = check_offsets(context, offsets.c_str(), args.sequence_offsets, tokens)) return status;
   if (args.advantages.shape[0] != sequences && args.advantages.shape[0] != tokens)
     return refuse("expected an advantage a sequence or a token");
   if (args.statistics.shape[0] != statistic_count) return refuse("statistics has the wrong length");

@@ -22,7 +22,8 @@ grpo_status linear_token_log_probs(grpo_context& context, const grpo_linear_toke
     const int64_t count = std::min(chunk, rows - begin);
     const Operand hidden = {row_address(args.hidden, begin), args.hidden.row_stride, args.hidden.dtype};
     gemm(context, false, true, count, vocab, width, hidden, operand(args.weight), logits, vocab, false);
-    log_prob_rows(context, logits, vocab, count, vocab, targets + begin, row_transform(args.temperature, args.softcap),
+    log_prob_rows(context, logits, vocab, count, vocab, targets + begin, nullptr,
+                  row_transform(args.temperature, args.softcap),
                   {at(args.log_probs, begin), at(args.entropy, begin), at(args.log_sum_exp, begin)});
   }
   return GRPO_OK;

@@ -26,52 +26,67 @@ void for_chunks(grpo_context& context, int64_t rows, int64_t columns, const F& b
   });
 }
 
-// Statistics of every row, for few rows; uses `parts` for chunk_count(columns) entries a row.
+// Whether a row is left out. A mask may be null.
+bool is_masked(const int32_t* mask, int64_t row) { return mask && mask[row] == 0; }
+
+// Statistics of every row that the mask keeps, for few rows; uses `parts` for chunk_count(columns) entries a row.
 template <bool kEntropy, class T>
 void few_row_statistics(grpo_context& context, const T* logits, int64_t stride, int64_t rows, int64_t columns,
-                        const RowTransform& transform, RowStatistics* parts, RowStatistics* out) {
+                        const int32_t* mask, const RowTransform& transform, RowStatistics* parts, RowStatistics* out) {
   const int64_t chunks = chunk_count(columns);
   for_chunks(context, rows, columns, [&](int64_t row, int64_t column, int64_t n) {
+    if (is_masked(mask, row)) return;
     parts[row * chunks + column / kRowChunk] = chunk_statistics<kEntropy>(logits + row * stride + column, n, transform);
   });
   for (int64_t row = 0; row < rows; ++row) {
     out[row] = empty_row();
-    for (int64_t i = 0; i < chunks; ++i)
+    for (int64_t i = 0; i < chunks && !is_masked(mask, row); ++i)
       out[row] = join_statistics(out[row], parts[row * chunks + i], transform.inverse_temperature);
   }
 }
 
-// use(row, statistics) for every row, from any thread.
+// use(row, statistics) for every row, from any thread; the statistics of a masked row are those of an empty one.
 template <bool kEntropy, class T, class F>
 void for_row_statistics(grpo_context& context, const T* logits, int64_t stride, int64_t rows, int64_t columns,
-                        const RowTransform& transform, const F& use) {
+                        const int32_t* mask, const RowTransform& transform, const F& use) {
   if (!few_rows(context, rows)) {
     parallel_for(context, rows, 1, [&](int64_t begin, int64_t end, int) {
-      for (int64_t row = begin; row < end; ++row)
-        use(row, row_statistics<kEntropy>(logits + row * stride, columns, transform));
+      for (int64_t row = begin; row < end; ++row) {
+        use(row,
+            is_masked(mask, row) ? empty_row() : row_statistics<kEntropy>(logits + row * stride, columns, transform));
+      }
     });
     return;
   }
   const int64_t chunks = chunk_count(columns);
   auto* parts = static_cast<RowStatistics*>(context.worker_scratch(0, rows * (chunks + 1) * sizeof(RowStatistics)));
   RowStatistics* all = parts + rows * chunks;
-  few_row_statistics<kEntropy>(context, logits, stride, rows, columns, transform, parts, all);
+  few_row_statistics<kEntropy>(context, logits, stride, rows, columns, mask, transform, parts, all);
   for (int64_t row = 0; row < rows; ++row) use(row, all[row]);
 }
 
+// What is written of a row, whose logits begin at `x`; of a masked one, zeros.
+template <class T>
+void write_log_prob(const LogProbOutputs& out, int64_t row, const T* x, int32_t target, bool masked,
+                    const RowStatistics& statistics, const RowTransform& transform) {
+  const float inverse = transform.inverse_temperature;
+  out.log_probs[row] = masked ? 0.0f : row_log_prob(statistics, capped_logit(x[target], transform), inverse);
+  if (out.entropy) out.entropy[row] = masked ? 0.0f : row_entropy(statistics);
+  if (out.log_sum_exp) out.log_sum_exp[row] = masked ? 0.0f : row_log_sum_exp(statistics, inverse);
+}
+
+// `mask` may be null: no row is left out.
 template <class T>
 void log_prob_rows(grpo_context& context, const T* logits, int64_t stride, int64_t rows, int64_t columns,
-                   const int32_t* targets, const RowTransform& transform, const LogProbOutputs& out) {
+                   const int32_t* targets, const int32_t* mask, const RowTransform& transform,
+                   const LogProbOutputs& out) {
   const auto use = [&](int64_t row, const RowStatistics& statistics) {
-    const float logit = capped_logit(logits[row * stride + targets[row]], transform);
-    out.log_probs[row] = row_log_prob(statistics, logit, transform.inverse_temperature);
-    if (out.entropy) out.entropy[row] = row_entropy(statistics);
-    if (out.log_sum_exp) out.log_sum_exp[row] = row_log_sum_exp(statistics, transform.inverse_temperature);
+    write_log_prob(out, row, logits + row * stride, targets[row], is_masked(mask, row), statistics, transform);
   };
   if (out.entropy)
-    for_row_statistics<true>(context, logits, stride, rows, columns, transform, use);
+    for_row_statistics<true>(context, logits, stride, rows, columns, mask, transform, use);
   else
-    for_row_statistics<false>(context, logits, stride, rows, columns, transform, use);
+    for_row_statistics<false>(context, logits, stride, rows, columns, mask, transform, use);
 }
 
 grpo_status token_log_probs(grpo_context& context, const grpo_token_log_probs_args& args) {
@@ -80,7 +95,7 @@ grpo_status token_log_probs(grpo_context& context, const grpo_token_log_probs_ar
     return status;
   with_float_type(args.logits, [&](const auto* logits) {
     log_prob_rows(context, logits, args.logits.row_stride, rows, columns, static_cast<int32_t*>(args.targets.data),
-                  row_transform(args.temperature, args.softcap),
+                  static_cast<int32_t*>(args.mask.data), row_transform(args.temperature, args.softcap),
                   {float_data(args.log_probs), float_data(args.entropy), float_data(args.log_sum_exp)});
   });
   return GRPO_OK;
@@ -98,6 +113,13 @@ struct GradientInputs {
   int64_t vocab_start;
   bool whole_vocabulary;  // the rows are not a slice of longer ones
 
+  int64_t target(int64_t row) const { return targets[row] - vocab_start; }
+  // Of the row that begins at `x`; 0 where a slice does not hold it.
+  template <class T>
+  T target_logit(const T* x, int64_t columns, int64_t row) const {
+    const int64_t at = target(row);
+    return at < 0 || at >= columns ? T{} : x[at];
+  }
   double entropy_gradient(int64_t row) const { return grad_entropy ? grad_entropy[row] : 0.0; }
   bool is_zero(int64_t row) const { return grad_log_probs[row] == 0.0f && entropy_gradient(row) == 0.0; }
 
@@ -124,50 +146,65 @@ void write_slice_target(T logit, U* out, float g, const RowGradient& row, const 
   *out = from_float<U>((g * transform.inverse_temperature + softmax_part) * derivative);
 }
 
+// Where gradients are written.
+template <class U>
+struct GradientRows {
+  U* data;
+  int64_t stride;
+  bool stream;  // past the caches
+};
+
 template <class T, class U>
-void gradient_rows(grpo_context& context, const T* logits, int64_t stride, U* out, int64_t out_stride, int64_t rows,
-                   int64_t columns, const GradientInputs& inputs) {
-  const RowTransform& transform = inputs.transform;
+GradientRows<U> gradient_output(const T* logits, U* out, int64_t stride, int64_t rows, int64_t columns) {
   // In place the row is in the cache already; a small output is read again soon.
   const bool in_place = static_cast<const void*>(logits) == static_cast<const void*>(out);
-  const bool stream = !in_place && rows * columns * static_cast<int64_t>(sizeof(U)) > (int64_t{8} << 20);
+  return {out, stride, !in_place && rows * columns * static_cast<int64_t>(sizeof(U)) > (int64_t{8} << 20)};
+}
 
-  const auto target_of = [&](int64_t row) { return inputs.targets[row] - inputs.vocab_start; };
-  const auto finish = [&](int64_t row, T target_logit, double others, const RowGradient& gradient) {
-    const int64_t target = target_of(row);
-    if (target < 0 || target >= columns) return;
-    U* to = out + row * out_stride + target;
-    if (inputs.whole_vocabulary)
-      write_target(target_logit, to, others, transform);
-    else
-      write_slice_target(target_logit, to, inputs.grad_log_probs[row], gradient, transform);
-  };
-  const auto target_logit_of = [&](int64_t row) {
-    const int64_t target = target_of(row);
-    return target < 0 || target >= columns ? T{} : logits[row * stride + target];
-  };
+// The target's element, when the rest of the row has been written and adds up to `others`.
+template <class T, class U>
+void finish_target(T target_logit, U* y, int64_t columns, int64_t row, double others, const RowGradient& gradient,
+                   const GradientInputs& inputs) {
+  const int64_t target = inputs.target(row);
+  if (target < 0 || target >= columns) return;
+  if (inputs.whole_vocabulary)
+    write_target(target_logit, y + target, others, inputs.transform);
+  else
+    write_slice_target(target_logit, y + target, inputs.grad_log_probs[row], gradient, inputs.transform);
+}
 
+// A row by one thread. `known`: its statistics, where the caller has them.
+template <class T, class U>
+void gradient_row(const T* x, const GradientRows<U>& out, int64_t columns, int64_t row, const GradientInputs& inputs,
+                  const RowStatistics* known) {
+  U* y = out.data + row * out.stride;
+  if (inputs.is_zero(row)) {
+    std::memset(static_cast<void*>(y), 0, columns * sizeof(U));
+    return;
+  }
+  const RowGradient gradient =
+      !inputs.needs_statistics(row)
+          ? inputs.from_stored(row)
+          : inputs.from_statistics(row, known ? *known : row_statistics<true>(x, columns, inputs.transform));
+  const T target_logit = inputs.target_logit(x, columns, row);
+  double others = 0.0;
+  for (int64_t i = 0; i < columns; i += kRowChunk) {
+    others += chunk_gradient(x + i, y + i, std::min(kRowChunk, columns - i), inputs.target(row) - i, gradient,
+                             inputs.transform.softcap, out.stream);
+  }
+  if (out.stream) finish_streams();
+  finish_target(target_logit, y, columns, row, others, gradient, inputs);
+}
+
+template <class T, class U>
+void gradient_rows(grpo_context& context, const T* logits, int64_t stride, U* grad_logits, int64_t out_stride,
+                   int64_t rows, int64_t columns, const GradientInputs& inputs) {
+  const RowTransform& transform = inputs.transform;
+  const GradientRows<U> out = gradient_output(logits, grad_logits, out_stride, rows, columns);
   if (!few_rows(context, rows)) {
     parallel_for(context, rows, 1, [&](int64_t begin, int64_t end, int) {
-      for (int64_t row = begin; row < end; ++row) {
-        const T* x = logits + row * stride;
-        U* y = out + row * out_stride;
-        if (inputs.is_zero(row)) {
-          std::memset(static_cast<void*>(y), 0, columns * sizeof(U));
-          continue;
-        }
-        const RowGradient gradient = inputs.needs_statistics(row)
-                                         ? inputs.from_statistics(row, row_statistics<true>(x, columns, transform))
-                                         : inputs.from_stored(row);
-        const T target_logit = target_logit_of(row);
-        double others = 0.0;
-        for (int64_t i = 0; i < columns; i += kRowChunk) {
-          others += chunk_gradient(x + i, y + i, std::min(kRowChunk, columns - i), target_of(row) - i, gradient,
-                                   transform.softcap, stream);
-        }
-        if (stream) finish_streams();
-        finish(row, target_logit, others, gradient);
-      }
+      for (int64_t row = begin; row < end; ++row)
+        gradient_row(logits + row * stride, out, columns, row, inputs, nullptr);
     });
     return;
   }
@@ -183,42 +220,47 @@ void gradient_rows(grpo_context& context, const T* logits, int64_t stride, U* ou
   auto* target_logits = reinterpret_cast<T*>(gradients + rows);
   bool fresh = false;
   for (int64_t row = 0; row < rows; ++row) fresh |= inputs.needs_statistics(row) && !inputs.is_zero(row);
-  if (fresh) few_row_statistics<true>(context, logits, stride, rows, columns, transform, parts, all);
+  if (fresh) few_row_statistics<true>(context, logits, stride, rows, columns, nullptr, transform, parts, all);
   for (int64_t row = 0; row < rows; ++row) {
     if (inputs.is_zero(row)) continue;
     gradients[row] = inputs.needs_statistics(row) ? inputs.from_statistics(row, all[row]) : inputs.from_stored(row);
-    target_logits[row] = target_logit_of(row);
+    target_logits[row] = inputs.target_logit(logits + row * stride, columns, row);
   }
   for_chunks(context, rows, columns, [&](int64_t row, int64_t column, int64_t n) {
-    U* y = out + row * out_stride + column;
+    U* y = out.data + row * out.stride + column;
     if (inputs.is_zero(row)) {
       std::memset(static_cast<void*>(y), 0, n * sizeof(U));
       return;
     }
-    sums[row * chunks + column / kRowChunk] = chunk_gradient(
-        logits + row * stride + column, y, n, target_of(row) - column, gradients[row], transform.softcap, stream);
-    if (stream) finish_streams();
+    sums[row * chunks + column / kRowChunk] =
+        chunk_gradient(logits + row * stride + column, y, n, inputs.target(row) - column, gradients[row],
+                       transform.softcap, out.stream);
+    if (out.stream) finish_streams();
   });
   for (int64_t row = 0; row < rows; ++row) {
     if (inputs.is_zero(row)) continue;
     double others = 0.0;
     for (int64_t i = 0; i < chunks; ++i) others += sums[row * chunks + i];
-    finish(row, target_logits[row], others, gradients[row]);
+    finish_target(target_logits[row], out.data + row * out.stride, columns, row, others, gradients[row], inputs);
   }
+}
+
+GradientInputs gradient_inputs(const grpo_token_log_probs_backward_args& args, const VocabularySlice& slice) {
+  return {static_cast<int32_t*>(args.targets.data),
+          float_data(args.log_sum_exp),
+          float_data(args.entropy),
+          float_data(args.grad_log_probs),
+          float_data(args.grad_entropy),
+          row_transform(args.temperature, args.softcap),
+          slice.start,
+          slice.whole};
 }
 
 grpo_status token_log_probs_backward(grpo_context& context, const grpo_token_log_probs_backward_args& args) {
   VocabularySlice slice;
   if (auto status = check_token_log_probs_backward(context, args, &slice)) return status;
   const int64_t rows = args.logits.shape[0], columns = args.logits.shape[1];
-  const GradientInputs inputs = {static_cast<int32_t*>(args.targets.data),
-                                 float_data(args.log_sum_exp),
-                                 float_data(args.entropy),
-                                 float_data(args.grad_log_probs),
-                                 float_data(args.grad_entropy),
-                                 row_transform(args.temperature, args.softcap),
-                                 slice.start,
-                                 slice.whole};
+  const GradientInputs inputs = gradient_inputs(args, slice);
   with_float_type(args.logits, [&](const auto* logits) {
     with_float_type(args.grad_logits, [&](auto* out) {
       gradient_rows(context, logits, args.logits.row_stride, out, args.grad_logits.row_stride, rows, columns, inputs);

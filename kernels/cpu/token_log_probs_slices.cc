@@ -15,7 +15,7 @@ grpo_status token_log_probs_partial(grpo_context& context, const grpo_token_log_
   with_float_type(args.logits, [&](const auto* logits) {
     const int64_t stride = args.logits.row_stride;
     for_row_statistics<true>(
-        context, logits, stride, rows, columns, transform, [&](int64_t row, const RowStatistics& statistics) {
+        context, logits, stride, rows, columns, nullptr, transform, [&](int64_t row, const RowStatistics& statistics) {
           const int64_t target = targets[row] - slice.start;
           const bool here = target >= 0 && target < columns;
           out[row] = {

@@ -65,8 +65,8 @@ grpo_status linear_token_log_probs(grpo_context& context, const grpo_linear_toke
       return status;
     const LogProbOutputs out = {values_from(args.log_probs, begin), values_from(args.entropy, begin),
                                 values_from(args.log_sum_exp, begin), nullptr};
-    if (auto status = log_prob_rows(context, tensor_of(logits, count, vocab), int_data(args.targets) + begin, 0,
-                                    row_transform(args.temperature, args.softcap), out))
+    if (auto status = log_prob_rows(context, tensor_of(logits, count, vocab), int_data(args.targets) + begin, nullptr,
+                                    0, row_transform(args.temperature, args.softcap), out))
       return status;
   }
   return GRPO_OK;

@@ -8,16 +8,24 @@ struct LogProbKernel {
   int64_t columns, stride;
   RowParts parts;
   bool aligned;
-  const int32_t* targets;
+  const int32_t *targets, *mask;
   int64_t vocab_start;
   RowTransform transform;
   LogProbOutputs out;
+
+  __device__ __forceinline__ bool is_masked(int64_t row) const { return mask && mask[row] == 0; }
 };
 
 // A target outside the slice, or outside the vocabulary where checks are off, has no logit here.
 template <class T>
 __device__ void write_row(const LogProbKernel& k, const T* row, int64_t at, const RowStatistics& s) {
   const float inverse = k.transform.inverse_temperature;
+  if (k.is_masked(at)) {
+    if (k.out.log_probs) k.out.log_probs[at] = 0.0f;
+    if (k.out.entropy) k.out.entropy[at] = 0.0f;
+    if (k.out.log_sum_exp) k.out.log_sum_exp[at] = 0.0f;
+    return;
+  }
   const int64_t target = k.targets[at] - k.vocab_start;
   const bool here = target >= 0 && target < k.columns;
   const float logit = here ? capped_logit(to_float(row[target]), k.transform.softcap) : 0.0f;
@@ -34,13 +42,15 @@ template <bool kEntropy, class T>
 __global__ void __launch_bounds__(kRowThreads) whole_row_kernel(const T* logits, LogProbKernel k) {
   const int64_t at = blockIdx.x;
   const T* row = logits + at * k.stride;
-  const RowStatistics s = row_statistics<kEntropy>(row, k.columns, k.aligned, k.parts, k.transform);
+  const RowStatistics s =
+      k.is_masked(at) ? empty_row() : row_statistics<kEntropy>(row, k.columns, k.aligned, k.parts, k.transform);
   if (threadIdx.x == 0) write_row(k, row, at, s);
 }
 
 template <bool kEntropy, class T>
 __global__ void __launch_bounds__(kRowThreads) row_part_kernel(const T* logits, LogProbKernel k, RowStatistics* found) {
   const int64_t at = blockIdx.x / k.parts.count;
+  if (k.is_masked(at)) return;
   const int part = blockIdx.x % k.parts.count;
   const T* row = logits + at * k.stride;
   const int64_t begin = part * k.parts.length, end = min(k.columns, begin + k.parts.length);
@@ -54,7 +64,7 @@ __global__ void __launch_bounds__(kWarp)
   const int64_t at = int64_t{blockIdx.x} * kWarp + threadIdx.x;
   if (at >= rows) return;
   RowStatistics all = empty_row();
-  for (int i = 0; i < k.parts.count; ++i)
+  for (int i = 0; i < k.parts.count && !k.is_masked(at); ++i)
     all = join_statistics(all, found[at * k.parts.count + i], k.transform.inverse_temperature);
   write_row(k, logits + at * k.stride, at, all);
 }
@@ -135,13 +145,13 @@ __global__ void __launch_bounds__(kRowThreads) gradient_kernel(const T* logits, 
 
 }  // namespace
 
-grpo_status log_prob_rows(grpo_context& context, const grpo_tensor& logits, const int32_t* targets, int64_t vocab_start,
-                          const RowTransform& transform, const LogProbOutputs& out) {
+grpo_status log_prob_rows(grpo_context& context, const grpo_tensor& logits, const int32_t* targets, const int32_t* mask,
+                          int64_t vocab_start, const RowTransform& transform, const LogProbOutputs& out) {
   const int64_t rows = logits.shape[0], columns = logits.shape[1];
   if (rows == 0) return GRPO_OK;
   const RowParts parts = row_parts(columns);
-  const LogProbKernel k = {columns, logits.row_stride, parts,     is_aligned(logits, 16),
-                           targets, vocab_start,       transform, out};
+  const LogProbKernel k = {columns,     logits.row_stride, parts, is_aligned(logits, 16), targets, mask,
+                           vocab_start, transform,         out};
   const bool entropy = out.entropy || out.partial;
   const auto blocks = static_cast<unsigned>(rows);
   return with_float_type(logits, [&](const auto* data) {

@@ -11,9 +11,9 @@ struct LogProbOutputs {
   PartialRow* partial;
 };
 
-// `logits` [N,V] may begin at entry `vocab_start` of the vocabulary.
-grpo_status log_prob_rows(grpo_context& context, const grpo_tensor& logits, const int32_t* targets, int64_t vocab_start,
-                          const RowTransform& transform, const LogProbOutputs& out);
+// `logits` [N,V] may begin at entry `vocab_start` of the vocabulary. `mask` may be nullptr: no row is left out.
+grpo_status log_prob_rows(grpo_context& context, const grpo_tensor& logits, const int32_t* targets, const int32_t* mask,
+                          int64_t vocab_start, const RowTransform& transform, const LogProbOutputs& out);
 
 // What the gradient of a row is made from.
 struct GradientInputs {

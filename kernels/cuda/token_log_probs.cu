@@ -14,8 +14,8 @@ grpo_status token_log_probs(grpo_context& context, const grpo_token_log_probs_ar
     return status;
   const LogProbOutputs out = {float_data(args.log_probs), float_data(args.entropy), float_data(args.log_sum_exp),
                               nullptr};
-  return log_prob_rows(context, args.logits, int_data(args.targets), 0, row_transform(args.temperature, args.softcap),
-                       out);
+  return log_prob_rows(context, args.logits, int_data(args.targets), int_data(args.mask), 0,
+                       row_transform(args.temperature, args.softcap), out);
 }
 
 grpo_status token_log_probs_partial(grpo_context& context, const grpo_token_log_probs_partial_args& args) {
@@ -27,7 +27,7 @@ grpo_status token_log_probs_partial(grpo_context& context, const grpo_token_log_
           check_log_probs(context, "tokenLogProbsPartial", args.temperature, args.softcap, args.targets, slice.vocab))
     return status;
   const LogProbOutputs out = {nullptr, nullptr, nullptr, static_cast<PartialRow*>(args.partial.data)};
-  return log_prob_rows(context, args.logits, int_data(args.targets), slice.start,
+  return log_prob_rows(context, args.logits, int_data(args.targets), nullptr, slice.start,
                        row_transform(args.temperature, args.softcap), out);
 }
 

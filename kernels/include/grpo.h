@@ -77,7 +77,7 @@ typedef struct grpo_graph grpo_graph; /* operations that were captured */
 
 /* GRPO */
 #define GRPO_FIELDS_token_log_probs(T, S) \
-  T(logits) T(targets) T(log_probs) T(entropy) T(log_sum_exp) S(temperature) S(softcap)
+  T(logits) T(targets) T(mask) T(log_probs) T(entropy) T(log_sum_exp) S(temperature) S(softcap)
 #define GRPO_FIELDS_token_log_probs_backward(T, S)                                                               \
   T(logits) T(targets) T(log_sum_exp) T(entropy) T(grad_log_probs) T(grad_entropy) T(grad_logits) S(temperature) \
       S(softcap) S(vocab_start) S(vocab_size)
@@ -101,6 +101,14 @@ typedef struct grpo_graph grpo_graph; /* operations that were captured */
       S(sapo_temperature_negative) S(vespo_k_positive) S(vespo_lambda_positive) S(vespo_k_negative)               \
       S(vespo_lambda_negative) S(rollout_correction) S(rollout_cap) S(rollout_min) S(rollout_geometric)           \
       S(max_completion_length) S(token_denominator) S(sequence_denominator)
+#define GRPO_FIELDS_policy_loss_from_logits(T, S)                                                                 \
+  T(logits) T(targets) T(old_log_probs) T(ref_log_probs) T(rollout_log_probs) T(entropy_threshold) T(advantages)  \
+      T(mask) T(sequence_offsets) T(log_probs) T(entropy) T(log_sum_exp) T(loss) T(grad_log_probs)                 \
+      T(grad_entropy) T(statistics) T(grad_logits) S(temperature) S(softcap) S(loss_type) S(sequence_level)        \
+      S(epsilon) S(epsilon_high) S(delta) S(beta) S(kl_estimator) S(bias_corrected_kl) S(entropy_coefficient)      \
+      S(off_policy_mask_threshold) S(sapo_temperature_positive) S(sapo_temperature_negative) S(vespo_k_positive)   \
+      S(vespo_lambda_positive) S(vespo_k_negative) S(vespo_lambda_negative) S(rollout_correction) S(rollout_cap)   \
+      S(rollout_min) S(rollout_geometric) S(max_completion_length) S(token_denominator) S(sequence_denominator)
 
 /* optimiser */
 #define GRPO_FIELDS_global_norm(T, S) T(in) T(norm)
@@ -114,7 +122,7 @@ typedef struct grpo_graph grpo_graph; /* operations that were captured */
   X(attention) X(attention_backward) X(cached_attention) X(swiglu) X(swiglu_backward) X(sample)                \
   X(token_log_probs) X(token_log_probs_backward) X(token_log_probs_partial) X(token_log_probs_merge)           \
   X(linear_token_log_probs) X(linear_token_log_probs_backward) X(group_advantages) X(entropy_threshold)         \
-  X(policy_loss) X(global_norm) X(adamw)
+  X(policy_loss) X(policy_loss_from_logits) X(global_norm) X(adamw)
 
 /* clang-format on */
 #define GRPO_TENSOR_FIELD(name) grpo_tensor name;

@@ -6,6 +6,13 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
   let thread = thread_number(invocation);
   let row = workgroup_number(workgroup, workgroups);
   if (row >= p.rows) { return; }
+  if (HAS_MASK && load_mask(row) == 0) {
+    if (thread != 0u) { return; }
+    store_logProbs(row, 0.0);
+    if (HAS_ENTROPY) { store_entropy(row, 0.0); }
+    if (HAS_LOG_SUM_EXP) { store_logSumExp(row, 0.0); }
+    return;
+  }
   let all = row_statistics(row, thread);
   let target_ = u32(load_targets(row));
   if (thread != 0u || target_ >= p.columns) { return; }

@@ -1,4 +1,31 @@
 /// <reference types="@webgpu/types" preserve="true" />
+/** What policyLoss and policyLossFromLogits are given beside tensors. */
+const policyLossScalars = [
+  'lossType',
+  'sequenceLevel',
+  'epsilon',
+  'epsilonHigh',
+  'delta',
+  'beta',
+  'klEstimator',
+  'biasCorrectedKl',
+  'entropyCoefficient',
+  'offPolicyMaskThreshold',
+  'sapoTemperaturePositive',
+  'sapoTemperatureNegative',
+  'vespoKPositive',
+  'vespoLambdaPositive',
+  'vespoKNegative',
+  'vespoLambdaNegative',
+  'rolloutCorrection',
+  'rolloutCap',
+  'rolloutMin',
+  'rolloutGeometric',
+  'maxCompletionLength',
+  'tokenDenominator',
+  'sequenceDenominator',
+] as const;
+
 /**
  * The one list of operations, and what a backend is.
  *
@@ -144,11 +171,15 @@ export const operations = {
   ]),
 
   // ---- GRPO (formulas: docs/numerics.md) ----------------------------------------------------------------------------
-  /** Section 1. softcap 0 switches the cap off. A target outside [0,V) is an error. */
+  /**
+   * Section 1. softcap 0 switches the cap off. A target outside [0,V) is an error. Rows whose `mask` is 0 are not read:
+   * their results are 0.
+   */
   tokenLogProbs: op(
     {
       logits: 'in float [N,V]',
       targets: 'in i32 [N]',
+      mask: 'in? i32 [N]',
       logProbs: 'out f32 [N]',
       entropy: 'out? f32 [N]',
       logSumExp: 'out? f32 [N]',
@@ -250,31 +281,34 @@ export const operations = {
       gradEntropy: 'out? f32 [N]',
       statistics: 'out f32 [T]',
     },
-    [
-      'lossType',
-      'sequenceLevel',
-      'epsilon',
-      'epsilonHigh',
-      'delta',
-      'beta',
-      'klEstimator',
-      'biasCorrectedKl',
-      'entropyCoefficient',
-      'offPolicyMaskThreshold',
-      'sapoTemperaturePositive',
-      'sapoTemperatureNegative',
-      'vespoKPositive',
-      'vespoLambdaPositive',
-      'vespoKNegative',
-      'vespoLambdaNegative',
-      'rolloutCorrection',
-      'rolloutCap',
-      'rolloutMin',
-      'rolloutGeometric',
-      'maxCompletionLength',
-      'tokenDenominator',
-      'sequenceDenominator',
-    ],
+    policyLossScalars,
+  ),
+  /**
+   * tokenLogProbs with the mask, policyLoss and tokenLogProbsBackward one after another, to the same bits. Where the
+   * gradient of a token's loss depends on no other token's log-prob, a row is read once, and finished while it is at hand.
+   * gradLogits may be `logits` (in place).
+   */
+  policyLossFromLogits: op(
+    {
+      logits: 'in float [N,V]',
+      targets: 'in i32 [N]',
+      oldLogProbs: 'in? f32 [N]',
+      refLogProbs: 'in? f32 [N]',
+      rolloutLogProbs: 'in? f32 [N]',
+      entropyThreshold: 'in? f32 [2]',
+      advantages: 'in f32 [L]',
+      mask: 'in? i32 [N]',
+      sequenceOffsets: 'in i32 [B+1]',
+      logProbs: 'out f32 [N]',
+      entropy: 'out f32 [N]',
+      logSumExp: 'out f32 [N]',
+      loss: 'out f32 [1]',
+      gradLogProbs: 'out f32 [N]',
+      gradEntropy: 'out? f32 [N]',
+      statistics: 'out f32 [T]',
+      gradLogits: 'inout float [N,V]',
+    },
+    ['temperature', 'softcap', ...policyLossScalars],
   ),
 
   // ---- optimiser ----------------------------------------------------------------------------------------------------

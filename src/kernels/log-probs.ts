@@ -4,8 +4,9 @@
  */
 import { GrpoError, InvalidArgumentError } from '../errors.js';
 import { Scope, type Tensor } from '../tensor.js';
-import { refuseUnknown, requireNonNegative, requirePositive, requireTensor } from './checks.js';
-import { checkTargets, type HostNumbers, vector } from './host-data.js';
+import { refuseUnknown, requirePositive, requireTensor } from './checks.js';
+import { checkMask, checkTargets, type HostNumbers, vector } from './host-data.js';
+import { consumed, softmaxScalars } from './logits.js';
 
 /** [N] token ids: an i32 tensor, or an array that is checked at once. */
 export type Targets = Tensor | Int32Array | readonly number[];
@@ -15,6 +16,11 @@ export interface SoftmaxOptions {
   temperature?: number;
   /** logit -> softcap * tanh(logit / softcap). Default 0: no cap. */
   softcap?: number;
+}
+
+export interface TokenLogProbsOptions extends SoftmaxOptions {
+  /** [N] i32: rows whose mask is 0 are not read, their results are 0. Left out: all are read. */
+  mask?: Tensor | HostNumbers | null;
 }
 
 /** Each [N] f32. The caller disposes of them. */
@@ -69,22 +75,23 @@ export interface LinearBackwardOptions extends LinearOptions, LogProbGradients {
 
 const defaultWorkspaceBytes = 256 * 2 ** 20;
 
-/** Logits that hold a gradient now. A new forward pass says that they were filled again. */
-const consumed = new WeakSet<Tensor>();
-
 /**
  * Log-prob of each target, entropy and log-sum-exp of each row. `logits` is [N,V] in f32, bf16 or f16, possibly with a
  * row stride. One read of the logits; everything is computed in float32 and summed in float64 over chunks of a row.
  */
-export function tokenLogProbs(logits: Tensor, targets: Targets, options: SoftmaxOptions = {}): TokenLogProbs {
-  refuseUnknown('tokenLogProbs: options', options, ['temperature', 'softcap']);
-  const [count, vocab] = requireTensor('tokenLogProbs: logits', logits, 2).shape as [number, number];
-  return withOutputs(logits, targets, 'tokenLogProbs', count, vocab, (ids, outputs) => {
-    logits.device.run('tokenLogProbs', {
+export function tokenLogProbs(logits: Tensor, targets: Targets, options: TokenLogProbsOptions = {}): TokenLogProbs {
+  const name = 'tokenLogProbs';
+  refuseUnknown(`${name}: options`, options, ['temperature', 'softcap', 'mask']);
+  const { mask } = options;
+  const [count, vocab] = requireTensor(`${name}: logits`, logits, 2).shape as [number, number];
+  checkMask(`${name}: mask`, mask);
+  return withOutputs(logits, targets, name, count, vocab, (ids, outputs, scope) => {
+    logits.device.run(name, {
       logits,
       targets: ids,
+      mask: mask ? vector(scope, logits.device, `${name}: mask`, mask, 'i32') : null,
       ...outputs,
-      ...softmaxScalars('tokenLogProbs', options),
+      ...softmaxScalars(name, options),
     });
     consumed.delete(logits);
   });
@@ -224,13 +231,6 @@ export function linearTokenLogProbsBackward(
 
 const gradientKeys = ['temperature', 'softcap', 'gradLogProbs', 'gradEntropy', 'logSumExp', 'entropy', 'logProbs'];
 
-function softmaxScalars(name: string, { temperature = 1, softcap = 0 }: SoftmaxOptions) {
-  return {
-    temperature: requirePositive(`${name}: temperature`, temperature),
-    softcap: requireNonNegative(`${name}: softcap`, softcap),
-  };
-}
-
 function linearScalars(name: string, options: LinearOptions) {
   const { workspaceBytes = defaultWorkspaceBytes } = options;
   return {
@@ -265,13 +265,13 @@ function withOutputs(
   name: string,
   count: number,
   vocab: number,
-  run: (targets: Tensor, outputs: TokenLogProbs) => void,
+  run: (targets: Tensor, outputs: TokenLogProbs, temporary: Scope) => void,
 ): TokenLogProbs {
   checkTargets(`${name}: targets`, targets, vocab);
   const scope = new Scope();
   const outputs = emptyOutputs(input, count);
   try {
-    run(vector(scope, input.device, `${name}: targets`, targets, 'i32'), outputs);
+    run(vector(scope, input.device, `${name}: targets`, targets, 'i32'), outputs, scope);
     return outputs;
   } catch (error) {
     disposeOutputs(outputs);

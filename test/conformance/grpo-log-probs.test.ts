@@ -313,6 +313,21 @@ describe.each(devices)('$name', ({ open }) => {
     }
   });
 
+  test.each([9, 2])('of %i rows those that are masked are zeros and are not read', async (count) => {
+    const vocab = 20000;
+    const { logits, targets } = randomInput(count, vocab);
+    const mask = targets.map((_, n) => (n % 3 === 1 ? 0 : 1));
+    const spoiled = Float32Array.from(logits, (x, i) => (mask[Math.floor(i / vocab)] === 0 ? Number.NaN : x));
+    const whole = device.tensor(logits as Float32Array, [count, vocab]);
+    const holes = device.tensor(spoiled, [count, vocab]);
+    const [all, some] = [tokenLogProbs(whole, targets), tokenLogProbs(holes, targets, { mask })];
+    for (const key of ['logProbs', 'entropy', 'logSumExp'] as const) {
+      const expected = await all[key].read();
+      expect(await some[key].read()).toEqual(expected.map((x, n) => (mask[n] === 0 ? 0 : x)));
+    }
+    for (const tensor of [whole, holes, ...Object.values(all), ...Object.values(some)]) tensor.dispose();
+  });
+
   test('a large output, written past the caches, has the same values', async () => {
     const input = randomInput(300, 9000);
     const large = await run(device, input);

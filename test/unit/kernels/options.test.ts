@@ -12,9 +12,12 @@ import {
   linearTokenLogProbs,
   lossTypes,
   mergePolicyStatistics,
+  type PolicyLossFromLogitsInputs,
+  type PolicyLossFromLogitsOptions,
   type PolicyLossInputs,
   type PolicyLossOptions,
   policyLoss,
+  policyLossFromLogits,
   policyMetrics,
   policyStatisticCount,
   policyStatisticNames,
@@ -193,6 +196,52 @@ test('policyLoss refuses a threshold that is none, without entropy, or beside a 
   expectRefused(() => policyLoss({ ...inputs, entropyThreshold: 3 as unknown as Tensor, entropy }), /a tensor/);
   expectRefused(() => policyLoss({ ...inputs, entropy }, { topEntropyQuantile: 0.5 }), /1 beside entropyThreshold/);
   threshold.dispose();
+});
+
+describe('policyLossFromLogits refuses', () => {
+  const inputs = (): PolicyLossFromLogitsInputs => ({
+    logits,
+    targets: [0, 4],
+    advantages: [1],
+    sequenceOffsets: [0, 2],
+  });
+
+  test.each<[PolicyLossFromLogitsOptions, RegExp]>([
+    [{ beta: 0.1 }, /policyLossFromLogits: refLogProbs/],
+    [{ lossType: 'cispo' }, /policyLossFromLogits: epsilonHigh/],
+    [{ lossType: 'vespo', delta: 2 }, /policyLossFromLogits: delta/],
+    [{ denominators: { tokens: 0 } }, /policyLossFromLogits: denominators.tokens/],
+    [{ rolloutCorrection: { mode: 'token-mask' } }, /policyLossFromLogits: rolloutLogProbs/],
+    [{ temperature: 0 }, /policyLossFromLogits: temperature but received 0/],
+    [{ softcap: -1 }, /policyLossFromLogits: softcap but received -1/],
+    [{ topEntropyQuantile: 2 }, /topEntropyQuantile but received 2/],
+    [{ entropyBonus: 1 } as PolicyLossFromLogitsOptions, /policyLossFromLogits: options but received "entropyBonus"/],
+  ])('%o', (options, message) => {
+    expectRefused(() => policyLossFromLogits(inputs(), options), message);
+  });
+
+  test.each<[Partial<PolicyLossFromLogitsInputs>, RegExp]>([
+    [{ targets: [0, 5] }, /0 to 4 for policyLossFromLogits: targets\[1\] but received 5/],
+    [{ targets: [0] }, /policyLossFromLogits: targets/],
+    [{ advantages: [] }, /policyLossFromLogits: advantages/],
+    [{ sequenceOffsets: [0, 1] }, /policyLossFromLogits: sequenceOffsets\[1\]/],
+    [{ mask: [1, 2] }, /0 or 1 for policyLossFromLogits: mask\[1\]/],
+    [{ oldLogProbs: [1] }, /policyLossFromLogits: oldLogProbs/],
+    [{ entropy: [1, 2] } as Partial<PolicyLossFromLogitsInputs>, /policyLossFromLogits: inputs but received "entropy"/],
+  ])('%o', (extra, message) => {
+    expectRefused(() => policyLossFromLogits({ ...inputs(), ...extra }), message);
+  });
+
+  test('logits that are no matrix, two places for the gradient, a place of another shape', () => {
+    expectRefused(() => policyLossFromLogits({ ...inputs(), logits: logProbs }), /rank 2/);
+    expectRefused(() => policyLossFromLogits(inputs(), { inPlace: true, gradLogits: logits }), /nothing with inPlace/);
+    expectRefused(() => policyLossFromLogits(inputs(), { gradLogits: logProbs }), /policyLossFromLogits: gradLogits/);
+  });
+
+  test('a mask of tokenLogProbs that is none', () => {
+    expectRefused(() => tokenLogProbs(logits, [0, 1], { mask: [0, 3] }), /0 or 1 for tokenLogProbs: mask\[1\]/);
+    expectRefused(() => tokenLogProbs(logits, [0, 1], { mask: [0] }), /tokenLogProbs: mask/);
+  });
 });
 
 describe('lists that the C API repeats', () => {

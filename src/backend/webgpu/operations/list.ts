@@ -7,6 +7,7 @@ import { linearTokenLogProbs, linearTokenLogProbsBackward } from './linear-log-p
 import * as logProbs from './log-probs.js';
 import { add, copy, fill } from './memory.js';
 import { policyLoss } from './policy-loss.js';
+import { policyLossFromLogits } from './policy-loss-from-logits.js';
 
 /** How each operation of the list runs. */
 export const webgpuOperations: {
@@ -22,4 +23,5 @@ export const webgpuOperations: {
   groupAdvantages,
   entropyThreshold,
   policyLoss,
+  policyLossFromLogits,
 };

@@ -6,7 +6,7 @@ import { optional } from './optional.js';
 import { rowsOf, rowTiles } from './views.js';
 
 export function tokenLogProbs(kernels: Kernels, args: Arguments<'tokenLogProbs'>): void {
-  const { logits, targets, entropy, logSumExp } = args;
+  const { logits, targets, mask, entropy, logSumExp } = args;
   const columns = logits.shape[1]!;
   const transform = rowTransform('tokenLogProbs', args.temperature, args.softcap);
   checkIndices(kernels, 'tokenLogProbs: targets', targets, columns);
@@ -18,6 +18,7 @@ export function tokenLogProbs(kernels: Kernels, args: Arguments<'tokenLogProbs'>
       constants: {
         ...transform.constants,
         ...workgroupSize(columns),
+        HAS_MASK: mask != null,
         HAS_ENTROPY: entropy != null,
         HAS_LOG_SUM_EXP: logSumExp != null,
       },
@@ -25,6 +26,7 @@ export function tokenLogProbs(kernels: Kernels, args: Arguments<'tokenLogProbs'>
       tensors: {
         logits: part(logits),
         targets: part(targets),
+        mask: mask ? part(mask) : 'no i32',
         logProbs: part(args.logProbs),
         ...optional({ entropy: entropy && part(entropy), logSumExp: logSumExp && part(logSumExp) }),
       },
