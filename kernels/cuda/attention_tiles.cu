@@ -7,41 +7,40 @@ namespace grpo_cuda {
 
 namespace {
 
-// Registers: output 64 (heads of 128) and queries 32, with three blocks on a multiprocessor 168.
+// Registers: output 64, queries 32 and scores 16 (heads of 64: 32, 16 and 32); with three blocks on a multiprocessor
+// 168.
 template <int kWidth>
-__global__ void __launch_bounds__(kTileThreads, kWidth == 64 ? 4 : 3)
+__global__ void __launch_bounds__(kTileThreads, 3)
     attention_tiles_kernel(AttentionKernel a, DeviceSequences sequences) {
   constexpr int kKeys = kPassingRows<kWidth>;
   const int group = static_cast<int>(a.heads.group), key_head = blockIdx.y, warp = threadIdx.y;
   // The last tiles of a sequence see the most keys: they begin first.
   const SequenceTile part = sequence_tile(sequences, gridDim.x - 1 - blockIdx.x, group);
   if (part.first >= part.length) return;
-  bf16* const shared = dynamic_shared<bf16>();
-  const Tile<kWidth> queries = {shared};
-  const auto keys = [&](int t) { return Tile<kWidth>{shared + (kHeldRows + t % 2 * 2 * kKeys) * kWidth}; };
-  const auto values = [&](int t) { return Tile<kWidth>{shared + (kHeldRows + (t % 2 * 2 + 1) * kKeys) * kWidth}; };
-
-  const int last = min(part.first + kHeldRows, part.length) - 1;
-  const int seen_by_first = part.parent_length + part.first / group + 1;
-  const int seen_by_last = part.parent_length + last / group + 1, tiles = (seen_by_last + kKeys - 1) / kKeys;
-  const auto fetch = [&](int t) {
-    const auto row = [&](const FloatRows& rows, int i) {
-      const int key = t * kKeys + i;
-      return key < seen_by_last ? part.key_row(key) * rows.stride + int64_t{key_head} * kWidth : -1;
-    };
-    keys(t).template fetch<kKeys>(static_cast<const bf16*>(a.keys.data), [&](int i) { return row(a.keys, i); });
-    values(t).template fetch<kKeys>(static_cast<const bf16*>(a.values.data), [&](int i) { return row(a.values, i); });
+  unsigned char* const shared = dynamic_shared<unsigned char>();
+  const Tile<kWidth> queries = {shared_address(shared)};
+  const auto passing = [&](int i) {
+    return Tile<kWidth>{queries.begin + (kHeldRows + i * kKeys) * Tile<kWidth>::kRowBytes};
   };
-  queries.template fetch<kHeldRows>(static_cast<const bf16*>(a.queries.data), [&](int i) {
-    const int row = part.first + i, head = key_head * group + row % group;
-    return row < part.length ? (part.start + row / group) * a.queries.stride + int64_t{head} * kWidth : -1;
-  });
+  const auto keys = [&](int t) { return passing(t % 2 * 2); };
+  const auto values = [&](int t) { return passing(t % 2 * 2 + 1); };
+
+  const SeenKeys<kKeys> seen_keys(part, group, key_head * kWidth);
+  const int tiles = seen_keys.tiles();
+  const auto fetch = [&](int t) {
+    keys(t).template fetch<kKeys>(a.keys, [&](int i) { return seen_keys(t, i); });
+    values(t).template fetch<kKeys>(a.values, [&](int i) { return seen_keys(t, i); });
+  };
+  queries.template fetch<kHeldRows>(
+      a.queries, [&](int i) { return head_row(part.start, part.length, part.first + i, key_head, group, kWidth); });
   fetch(0);
   wait_for_copies();
   __syncthreads();
   unsigned query[kWidth / 16][4];
 #pragma unroll
-  for (int step = 0; step < kWidth / 16; ++step) queries.left(query[step], 16 * warp, step);
+  for (int step = 0; step < kWidth / 16; ++step) {
+    load_matrices(query[step], queries.further(queries.down(), 16 * warp, step));
+  }
 
   // Scores are kept as powers of two.
   const float scale = a.scale * kLog2E;
@@ -49,7 +48,7 @@ __global__ void __launch_bounds__(kTileThreads, kWidth == 64 ? 4 : 3)
   float max[2] = {-INFINITY, -INFINITY}, sum[2] = {}, out[kWidth / 8][4] = {};
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    seen[i] = part.parent_length + min(part.first + 16 * warp + row_of(2 * i), last) / group + 1;
+    seen[i] = part.parent_length + (part.first + 16 * warp + row_of(2 * i)) / group + 1;
   }
   for (int t = 0; t < tiles; ++t) {
     if (t > 0) {
@@ -65,20 +64,29 @@ __global__ void __launch_bounds__(kTileThreads, kWidth == 64 ? 4 : 3)
           for (int i = 0; i < 4; ++i) a[i] = query[step][i];
         },
         keys(t));
-    const bool all_seen = (t + 1) * kKeys <= seen_by_first;
+#pragma unroll
+    for (int n = 0; n < kKeys / 8; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) weights[n][e] *= scale;
+    }
+    if (!seen_keys.all_see(t)) {
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          if (t * kKeys + 8 * n + column_of(e) >= seen[e / 2]) weights[n][e] = -INFINITY;
+        }
+      }
+    }
     float most[2] = {-INFINITY, -INFINITY}, kept[2], shift[2];
 #pragma unroll
     for (int n = 0; n < kKeys / 8; ++n) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const float score = weights[n][e] * scale;
-        weights[n][e] = all_seen || t * kKeys + 8 * n + column_of(e) < seen[e / 2] ? score : -INFINITY;
-        most[e / 2] = Max{}(weights[n][e], most[e / 2]);
-      }
+      for (int e = 0; e < 4; ++e) most[e / 2] = fmaxf(weights[n][e], most[e / 2]);
     }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const float next = Max{}(reduce_row(most[i], Max{}), max[i]);
+      const float next = fmaxf(reduce_row(most[i], Max{}), max[i]);
       shift[i] = next == -INFINITY ? 0.0f : next;
       kept[i] = fast_exp2(max[i] - shift[i]);
       sum[i] *= kept[i];
@@ -129,7 +137,7 @@ __global__ void __launch_bounds__(kTileThreads, kWidth == 64 ? 4 : 3)
       a.log_sum_exp[row * a.log_sum_exp_stride + head] = (max[i] + log2f(sum[i])) * kLn2;
   }
   // The warp's own queries are not read any more.
-  auto* const own = reinterpret_cast<float*>(queries.data + 16 * warp * kWidth);
+  auto* const own = reinterpret_cast<float*>(shared + 16 * warp * Tile<kWidth>::kRowBytes);
   for_not_finite(not_finite, [&](int i) {
     const int at = part.first + 16 * warp + i;
     const int64_t row = part.start + at / group;

@@ -23,52 +23,61 @@ constexpr int kPassingRows = kWidth == 64 ? 64 : 32;
 
 constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
 
-// Rows of kWidth elements in shared memory. The 16-byte chunks of a row are permuted by its number's last three bits:
-// the eight rows of a matrix that ldmatrix reads, and the eight chunks that a copy writes, then lie in different banks.
+// Where the elements of a head of some row begin, and whether there is such a row.
+struct HeadPlace {
+  int row, column;
+  bool exists;
+};
+
+// Rows of kWidth elements in shared memory, from a multiple of 128 bytes on. The 16-byte chunks of a row are permuted:
+// the last three bits of a chunk's number are XORed with those of the row's. So the eight rows of a matrix that
+// ldmatrix reads lie in different banks, and so do the eight chunks of a row that a copy writes.
 template <int kWidth>
 struct Tile {
-  static constexpr int kChunks = kWidth / 8;
-  bf16* data;
+  static constexpr int kRowBytes = kWidth * 2, kChunks = kWidth / 8;
+  SharedAddress begin;
 
-  __device__ __forceinline__ bf16* chunk(int row, int chunk) const {
-    return data + row * kWidth + (chunk ^ (row & 7)) * 8;
+  __device__ __forceinline__ SharedAddress chunk(int row, int chunk) const {
+    return begin + row * kRowBytes + (chunk ^ (row & 7)) * 16;
+  }
+  // From the chunk in column 0 or 8 of one of the first 16 rows to that in a row some multiple of eight and a column
+  // 16 step further: what changes is added, or XORed into bits 5 and 6, with one operation a step.
+  static __device__ __forceinline__ SharedAddress further(SharedAddress chunk, int rows, int step) {
+    return (chunk ^ (step % 4 * 32)) + rows * kRowBytes + step / 4 * 128;
+  }
+  // What a lane names to read 16x16 elements, a matrix of 8x8 each eight lanes: rows first, or columns first.
+  __device__ __forceinline__ SharedAddress down() const { return chunk(threadIdx.x % 16, threadIdx.x / 16); }
+  __device__ __forceinline__ SharedAddress across() const {
+    return chunk(threadIdx.x % 8 + threadIdx.x / 16 * 8, threadIdx.x / 8 % 2);
   }
 
-  // Begins to copy kRows rows: `offset(i)` elements behind `from`, zeros where that is negative. By the whole block.
-  template <int kRows, class Offset>
-  __device__ __forceinline__ void fetch(const bf16* from, const Offset& offset) const {
-    static_assert(kRows * kChunks % kTileThreads == 0);
+  // Begins to copy kRows rows, row i from place(i), else zeros; the row there is valid memory either way. By the block.
+  template <int kRows, class Place>
+  __device__ __forceinline__ void fetch(const FloatRows& from, const Place& place) const {
+    static_assert(kRows * kChunks % kTileThreads == 0 && kTileThreads % (8 * kChunks) == 0);
+    const int thread = threadIdx.y * kWarp + threadIdx.x, row = thread / kChunks, column = thread % kChunks * 8;
+    const SharedAddress to = chunk(row, thread % kChunks);
+    const auto* const data = static_cast<const bf16*>(from.data) + column;
+    const int stride = static_cast<int>(from.stride);
 #pragma unroll
-    for (int n = 0; n < kRows * kChunks / kTileThreads; ++n) {
-      const int i = n * kTileThreads + threadIdx.y * kWarp + threadIdx.x;
-      const int64_t at = offset(i / kChunks);
-      copy_async(chunk(i / kChunks, i % kChunks), from + (at < 0 ? 0 : at + i % kChunks * 8), at >= 0);
+    for (int further = 0; further < kRows; further += kTileThreads / kChunks) {
+      const HeadPlace at = place(row + further);
+      copy_async(to + further * kRowBytes, data + int64_t{at.row} * stride + at.column, at.exists);
     }
-  }
-
-  // Rows first.. and columns 16 step.. as a left operand; or as a right operand whose rows they are (its columns as two
-  // blocks of eight: elements 0 and 1, 2 and 3).
-  __device__ __forceinline__ const bf16* by_rows(int first, int step) const {
-    return chunk(first + threadIdx.x % 16, 2 * step + threadIdx.x / 16);
-  }
-  __device__ __forceinline__ void left(unsigned (&operand)[4], int first, int step) const {
-    load_matrices(operand, by_rows(first, step));
-  }
-  __device__ __forceinline__ void right(unsigned (&operand)[4], int first, int step) const {
-    load_matrices_transposed(operand, by_rows(first, step));
-  }
-  // Rows first.. as the columns of a right operand, two blocks of eight; its rows are columns 16 step..
-  __device__ __forceinline__ void right_transposed(unsigned (&operand)[4], int first, int step) const {
-    load_matrices(operand, chunk(first + threadIdx.x % 8 + threadIdx.x / 16 * 8, 2 * step + threadIdx.x / 8 % 2));
   }
 };
 
-// What a lane holds of 16 rows and kColumns columns of a warp's sums: element e of block n is row_of(e), column
+// A warp's sums over 16 rows: of each block of eight columns n a lane holds four, element e in row row_of(e) and column
 // 8 n + column_of(e).
-template <int kColumns>
-using Sums = float[kColumns / 8][4];
 __device__ __forceinline__ int row_of(int e) { return threadIdx.x / 4 + e / 2 * 8; }
 __device__ __forceinline__ int column_of(int e) { return threadIdx.x % 4 * 2 + e % 2; }
+
+// 16 rows of a tile as left operands, read again each time.
+template <int kWidth>
+__device__ __forceinline__ auto left_rows(const Tile<kWidth>& tile, int first) {
+  const SharedAddress down = tile.further(tile.down(), first, 0);
+  return [=](unsigned(&operand)[4], int step) { load_matrices(operand, Tile<kWidth>::further(down, 0, step)); };
+}
 
 // sums = 16 rows . each of the kRows rows of `tile`; `left(operand, step)` gives the rows.
 template <int kRows, int kWidth, class Left>
@@ -78,13 +87,14 @@ __device__ __forceinline__ void dot_rows(float (&sums)[kRows / 8][4], const Left
 #pragma unroll
     for (int e = 0; e < 4; ++e) sums[n][e] = 0.0f;
   }
+  const SharedAddress across = tile.across();
 #pragma unroll
   for (int step = 0; step < kWidth / 16; ++step) {
     unsigned a[4], b[4];
     left(a, step);
 #pragma unroll
     for (int n = 0; n < kRows / 16; ++n) {
-      tile.right_transposed(b, 16 * n, step);
+      load_matrices(b, tile.further(across, 16 * n, step));
       multiply_add(sums[2 * n], a, b[0], b[1]);
       multiply_add(sums[2 * n + 1], a, b[2], b[3]);
     }
@@ -95,13 +105,14 @@ __device__ __forceinline__ void dot_rows(float (&sums)[kRows / 8][4], const Left
 template <int kRows, int kWidth>
 __device__ __forceinline__ void add_rows(float (&sums)[kWidth / 8][4], const float (&weights)[kRows / 8][4],
                                          const Tile<kWidth>& tile) {
+  const SharedAddress down = tile.down();
 #pragma unroll
   for (int step = 0; step < kRows / 16; ++step) {
     unsigned a[4], b[4];
     left_operand(a, weights[2 * step], weights[2 * step + 1]);
 #pragma unroll
     for (int n = 0; n < kWidth / 16; ++n) {
-      tile.right(b, 16 * step, n);
+      load_matrices_transposed(b, tile.further(down, 16 * step, n));
       multiply_add(sums[2 * n], a, b[0], b[1]);
       multiply_add(sums[2 * n + 1], a, b[2], b[3]);
     }
@@ -138,17 +149,10 @@ __device__ __forceinline__ void for_not_finite(const bool (&not_finite)[2], cons
 
 // ---- the work list --------------------------------------------------------------------------------------------------
 
-// A tile of a sequence's rows, of which there are `width` for each token.
+// 64 rows of a sequence, of which there are `per_token` for each token.
 struct SequenceTile {
-  int64_t sequence, start;  // and the row that it begins at
-  int length, first;        // rows of the sequence, first row of the tile
-  int64_t parent_start;     // of the sequence that it continues, of parent_length rows
-  int parent_length;
-
-  // The token that the logical row i of keys stands for: the parent's rows, then the sequence's own.
-  __device__ __forceinline__ int64_t key_row(int i) const {
-    return i < parent_length ? parent_start + i : start + i - parent_length;
-  }
+  int sequence, start, length, first;  // `start`: its first token; rows of the sequence; the first of the tile
+  int parent_start, parent_length;     // tokens of the sequence that it continues
 };
 
 // Sequence b has the numbers from floor(its first row / tile) + b on: as many as it has tiles, or one more. They follow
@@ -166,17 +170,43 @@ __device__ __forceinline__ SequenceTile sequence_tile(const DeviceSequences& s, 
       high = middle - 1;
   }
   SequenceTile tile = {};
-  tile.sequence = low;
+  tile.sequence = static_cast<int>(low);
   tile.start = s.offsets[low];
   tile.length = static_cast<int>((s.offsets[low + 1] - tile.start) * per_token);
   tile.first = static_cast<int>((number - first_number(low)) * kHeldRows);
   const int64_t parent = s.parents ? s.parents[low] : -1;
   if (parent >= 0) {
     tile.parent_start = s.offsets[parent];
-    tile.parent_length = static_cast<int>(s.offsets[parent + 1] - tile.parent_start);
+    tile.parent_length = s.offsets[parent + 1] - tile.parent_start;
   }
   return tile;
 }
+
+// Where head row `row` of a sequence lies that begins at the token `start` and has `length` of them.
+__device__ __forceinline__ HeadPlace head_row(int start, int length, int row, int key_head, int group, int width) {
+  const unsigned within = min(row, length - 1), token = within / static_cast<unsigned>(group);
+  const int head = key_head * group + static_cast<int>(within - token * group);
+  return {start + static_cast<int>(token), head * width, row < length};
+}
+
+// The keys that a tile of head rows meets, kKeys at a time: those of the parent, then those of the sequence.
+template <int kKeys>
+struct SeenKeys {
+  SequenceTile part;
+  int column, by_first, by_last;  // of the key head; how many keys the first and the last row of the tile see
+
+  __device__ __forceinline__ SeenKeys(const SequenceTile& part, int group, int column)
+      : part(part), column(column), by_first(part.parent_length + part.first / group + 1) {
+    by_last = part.parent_length + (min(part.first + kHeldRows, part.length) - 1) / group + 1;
+  }
+  __device__ __forceinline__ int tiles() const { return (by_last + kKeys - 1) / kKeys; }
+  __device__ __forceinline__ bool all_see(int tile) const { return (tile + 1) * kKeys <= by_first; }
+  __device__ __forceinline__ HeadPlace operator()(int tile, int i) const {
+    const int key = tile * kKeys + i, seen = min(key, by_last - 1);
+    return {seen < part.parent_length ? part.parent_start + seen : part.start + seen - part.parent_length, column,
+            key < by_last};
+  }
+};
 
 // ---- on the host ----------------------------------------------------------------------------------------------------
 
@@ -186,7 +216,9 @@ inline bool fits_tiles(const Heads& heads, int64_t rows, std::initializer_list<c
   return (heads.width == 64 || heads.width == 128) && heads.query_heads / heads.group <= 65535 &&
          rows * heads.group <= INT32_MAX - kHeldRows &&
          std::all_of(inputs.begin(), inputs.end(),
-                     [](const grpo_tensor* t) { return t->dtype == GRPO_BF16 && is_aligned(*t, 16); }) &&
+                     [](const grpo_tensor* t) {
+                       return t->dtype == GRPO_BF16 && t->row_stride <= INT32_MAX && is_aligned(*t, 16);
+                     }) &&
          std::all_of(others.begin(), others.end(), [](const grpo_tensor* t) { return is_aligned_for(*t, 4); });
 }
 

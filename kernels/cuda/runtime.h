@@ -11,13 +11,13 @@ namespace grpo_cuda {
 constexpr unsigned kWholeWarp = 0xffffffffu;
 constexpr int kWarp = 32;
 
-// The block's dynamic shared memory, aligned to 16 bytes.
+// The block's dynamic shared memory, aligned to 128 bytes.
 template <class T>
 __device__ __forceinline__ T* dynamic_shared() {
 #ifdef GRPO_CUDA_ON_CPU
   return reinterpret_cast<T*>(cuda_on_cpu::dynamic_shared());
 #else
-  extern __shared__ __align__(16) unsigned char grpo_dynamic_shared[];
+  extern __shared__ __align__(128) unsigned char grpo_dynamic_shared[];
   return reinterpret_cast<T*>(grpo_dynamic_shared);
 #endif
 }

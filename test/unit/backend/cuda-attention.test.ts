@@ -70,10 +70,7 @@ describe.skipIf(!existsSync(cudaOnCpu.library))('attention on CUDA', () => {
   afterAll(() => device.close());
 
   /** Forward and backward. Rows lie `gap` elements apart, those of results `outGap`; results are stored as `results`. */
-  function queue(
-    b: Batch,
-    { gap = 0, outGap = gap, dtype = 'bf16' as FloatType, resultType = 'f32' as FloatType } = {},
-  ) {
+  function queue(b: Batch, { gap = 0, outGap = 0, dtype = 'bf16' as FloatType, resultType = 'f32' as FloatType } = {}) {
     const [inputs, outputs, packed] = [gap, outGap, 0].map((g) => new Tensors(device, g));
     opened.push(inputs!, outputs!, packed!);
     const shared = {

@@ -69,7 +69,7 @@ void check_matrices() {
     for (int column = 0; column < 8; ++column)
       memory[place(lane / 8, lane % 8) + column] = uint16_t(lane / 8 * 100 + lane % 8 * 10 + column);
     __syncthreads();
-    const auto* row = reinterpret_cast<const bf16*>(memory + place(lane / 8, lane % 8));
+    const SharedAddress row = shared_address(memory + place(lane / 8, lane % 8));
     load_matrices(got[0][lane], row);
     load_matrices_transposed(got[1][lane], row);
   });
@@ -112,8 +112,8 @@ void check_copies() {
   run_warps(1, 2 * kWarp * 16, [&] {
     const int lane = threadIdx.x, other = (lane + 7) % kWarp;
     auto* to = dynamic_shared<bf16>();
-    copy_async(to + lane * 8, aligned + lane * 8, true);
-    copy_async(to + (kWarp + lane) * 8, aligned + lane * 8, false);
+    copy_async(shared_address(to + lane * 8), aligned + lane * 8, true);
+    copy_async(shared_address(to + (kWarp + lane) * 8), aligned + lane * 8, false);
     for (int i = 0; i < 8; ++i) expect(to[lane * 8 + i].bits == 0xffff, "cp.async too early", lane, i);
     wait_for_copies();
     __syncthreads();
