@@ -214,7 +214,7 @@ struct SeenKeys {
 inline bool fits_tiles(const Heads& heads, int64_t rows, std::initializer_list<const grpo_tensor*> inputs,
                        std::initializer_list<const grpo_tensor*> others) {
   return (heads.width == 64 || heads.width == 128) && heads.query_heads / heads.group <= 65535 &&
-         rows * heads.group <= INT32_MAX - kHeldRows &&
+         (rows + kHeldRows) * heads.group <= INT32_MAX &&
          std::all_of(inputs.begin(), inputs.end(),
                      [](const grpo_tensor* t) {
                        return t->dtype == GRPO_BF16 && t->row_stride <= INT32_MAX && is_aligned(*t, 16);
