@@ -13,6 +13,12 @@ describe('a process', () => {
     expect(ended.milliseconds).toBeLessThan(3000);
   });
 
+  test('ends by itself with live recordings, on a closed device and on an open one', async () => {
+    const ended = await runProgram('live-recordings');
+    expect(ended).toMatchObject({ code: 0, stdout: 'end of program\n', stderr: '' });
+    expect(ended.milliseconds).toBeLessThan(3000);
+  });
+
   test('stays alive for a read in progress', async () => {
     expect(await runProgram('pending-read')).toMatchObject({ code: 0, stdout: 'read 5\n', stderr: '' });
   });

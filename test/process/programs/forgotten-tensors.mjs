@@ -1,9 +1,10 @@
-// Forgets 2,000 tensors of 1 MiB without disposing of them: garbage collection frees them.
+// Forgets 2,000 tensors of 1 MiB, half of them of recordings, without disposing of them: garbage collection frees them.
 import { openDevice } from '../../../dist/backend/open-device.js';
 
 const device = await openDevice('cpu', { threads: 1 });
 for (let i = 0; i < 2000; i++) {
-  device.zeros([1 << 18]);
+  if (i % 2 === 0) device.zeros([1 << 18]);
+  else device.record(() => device.zeros([1 << 18])).replay();
   if (i % 20 === 0) await device.synchronize();
 }
 const { peakBytes } = device.memory();
