@@ -184,12 +184,13 @@ export class DecodeOperations {
   }
 
   /**
-   * Records the step that feeds `ids` [R] and draws the next token of each row into it. `maxLength`: most tokens that a
-   * row will see, its prompt and those fed counted.
+   * Records the step that feeds `ids` [R] and draws the next token of each row into it; the step owns the tensor.
+   * `maxLength`: most tokens that a row will see, its prompt and those fed counted. No row may want its logits.
    */
   recordStep(ids: Tensor, rows: readonly SampledRow[], maxLength: number): RecordedStep {
     const size = rows.length;
     const scope = new Scope();
+    scope.track(ids);
     try {
       const numbers = scope.track(this.#device.empty([10 * size], 'i32'));
       const keys = scope.track(numbers.view([size, 4], 6 * size));
@@ -309,7 +310,7 @@ export class RecordedStep {
   readonly #scope: Scope;
   readonly #numbers: Tensor;
 
-  /** @internal Use `DecodeOperations.recordStep`. `scope` holds everything but `ids`. */
+  /** @internal Use `DecodeOperations.recordStep`. */
   constructor(recording: Recording, scope: Scope, numbers: Tensor, ids: Tensor, logProbs: Tensor) {
     this.ids = ids;
     this.logProbs = logProbs;

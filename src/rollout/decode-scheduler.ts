@@ -2,9 +2,13 @@ import { DisposedError, GrpoError, InvalidArgumentError } from '../errors.js';
 import { checkIds } from '../models/token-scores.js';
 import { Scope, type Tensor } from '../tensor.js';
 import {
+  type CachePlace,
   cacheBytesPerToken,
   DecodeOperations,
   type PrefillPrompt,
+  type RecordedStep,
+  type SampledRow,
+  type SampledTokens,
   type Sampling,
   silent,
 } from './decode-operations.js';
@@ -91,6 +95,12 @@ interface Place {
   own: { start: number; length: number };
 }
 
+/** The rows of the last step, and that step as it was recorded when they came a second time. */
+interface Repeated {
+  rows: readonly Row[];
+  step: RecordedStep | null;
+}
+
 /**
  * Decodes what is asked for as it comes (continuous batching): a request joins at the next token, as soon as the cache
  * has room for its longest outcome, in the order of arrival. A completion is the same whatever else is decoded.
@@ -103,6 +113,7 @@ export class DecodeScheduler {
   readonly #maxQueue: number;
   readonly #waiting: Pending[] = [];
   #running: Row[] = [];
+  #repeated: Repeated | null = null;
   #loop: Promise<void> | null = null;
   #pauses = 0;
   #idleWaiters: (() => void)[] = [];
@@ -227,6 +238,7 @@ export class DecodeScheduler {
         }
       }
     } finally {
+      this.#repeat(null);
       this.#loop = null;
       if (this.#pauses === 0 && this.#waiting.length > 0) this.#loop = this.#run();
     }
@@ -285,20 +297,12 @@ export class DecodeScheduler {
       const parts: { rows: readonly Row[]; values: Promise<SampledValues> }[] = [];
       if (before.length > 0) {
         const rows = bySampling(before);
-        const ids = Int32Array.from(rows, (row) => row.ids.at(-1)!);
-        const places = rows.map(({ place, ids }) => ({
-          promptStart: place!.prompt.start,
-          promptLength: place!.prompt.length,
-          ownStart: place!.own.start,
-          fed: ids.length - 1,
-        }));
-        const fed = scope.track(this.#model.device.tensor(ids, [ids.length], 'i32'));
-        const values = this.#operations.feed(fed, places, scope, (output) => silent(this.#sample(rows, output, scope)));
-        parts.push({ rows, values });
+        parts.push({ rows, values: this.#advance(rows, scope) });
       }
       if (admitted.length > 0) {
         const last = this.#operations.prefill(promptsOf(admitted), scope);
-        parts.push({ rows: admitted, values: silent(this.#sample(admitted, last, scope)) });
+        const sampled = this.#operations.sample(this.#sampled(admitted), last, scope);
+        parts.push({ rows: admitted, values: reading(sampled) });
       }
       for (const { rows, values } of parts) {
         const { ids, logProbs, logits } = await values;
@@ -311,17 +315,44 @@ export class DecodeScheduler {
     }
   }
 
-  async #sample(rows: readonly Row[], output: Tensor, scope: Scope): Promise<SampledValues> {
-    const sampled = rows.map(({ owner, sequence, ids }) => ({
+  /** Feeds the last token of each row and draws the next: by a recorded step once the same rows come again. */
+  #advance(rows: readonly Row[], scope: Scope): Promise<SampledValues> {
+    const places = rows.map(placeOf);
+    const sampled = this.#sampled(rows);
+    const same = this.#repeated?.rows.length === rows.length && rows.every((row, i) => this.#repeated!.rows[i] === row);
+    if (!same) this.#repeat({ rows, step: null });
+    const last = () =>
+      this.#model.device.tensor(
+        Int32Array.from(rows, (row) => row.ids.at(-1)!),
+        [rows.length],
+        'i32',
+      );
+    if (!same || sampled.some(({ wantsLogits }) => wantsLogits)) {
+      return this.#operations.feed(scope.track(last()), places, scope, (output) =>
+        reading(this.#operations.sample(sampled, output, scope)),
+      );
+    }
+    const maxLength = Math.max(...rows.map(({ place }) => place!.prompt.length + place!.own.length));
+    const repeated = this.#repeated!;
+    repeated.step ??= this.#operations.recordStep(last(), sampled, maxLength);
+    repeated.step.run(places, sampled);
+    const { ids, logProbs } = repeated.step;
+    return reading({ ids, logProbs, logits: [] });
+  }
+
+  #repeat(repeated: Repeated | null): void {
+    this.#repeated?.step?.dispose();
+    this.#repeated = repeated;
+  }
+
+  #sampled(rows: readonly Row[]): SampledRow[] {
+    return rows.map(({ owner, sequence, ids }) => ({
       sampling: owner.sampling,
       sequence,
       index: ids.length,
       bias: this.#biasOf(owner),
       wantsLogits: (owner.request.alternatives ?? 0) > 0,
     }));
-    const { ids, logProbs, logits } = this.#operations.sample(sampled, output, scope);
-    const [drawn, values, ...handedOut] = await Promise.all([ids.read(), logProbs.read(), ...logits]);
-    return { ids: drawn as Int32Array, logProbs: values as Float32Array, logits: handedOut };
   }
 
   #take(row: Row, id: number, logProb: number, logits: Float32Array | null): void {
@@ -382,6 +413,20 @@ export class DecodeScheduler {
 
 /** A request before `submit` gives it its promise. */
 const unanswered = { resolve: () => {}, reject: () => {}, stopListening: () => {} };
+
+/** The place of a row's last token. */
+function placeOf({ place, ids }: Row): CachePlace {
+  const { prompt, own } = place!;
+  return { promptStart: prompt.start, promptLength: prompt.length, ownStart: own.start, fed: ids.length - 1 };
+}
+
+function reading({ ids, logProbs, logits }: SampledTokens): Promise<SampledValues> {
+  const read = async () => {
+    const [drawn, values, ...handedOut] = await Promise.all([ids.read(), logProbs.read(), ...logits]);
+    return { ids: drawn as Int32Array, logProbs: values as Float32Array, logits: handedOut };
+  };
+  return silent(read());
+}
 
 /** Rows that are sampled alike side by side, so that they are sampled at once. */
 function bySampling(rows: readonly Row[]): Row[] {

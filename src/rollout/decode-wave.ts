@@ -32,7 +32,6 @@ interface Step {
 interface SteadyStep {
   rows: readonly DecodeRow[];
   step: RecordedStep;
-  scope: Scope;
   /** Rows that had ended, over all steps so far: what was computed in vain. */
   wasted: number;
 }
@@ -93,7 +92,7 @@ export class DecodeWave {
   }
 
   dispose(): void {
-    this.#steady?.scope.dispose();
+    this.#steady?.step.dispose();
     this.#operations.dispose();
   }
 
@@ -143,35 +142,30 @@ export class DecodeWave {
 
   /** Records the step for the rows at `going`, whose tokens lie in `ids`. */
   #record(rows: readonly DecodeRow[], going: readonly number[], index: number, ids: Tensor): void {
-    const scope = new Scope();
     const staying = going.map((i) => rows[i]!);
-    try {
-      const fed = this.#pick(ids, going, scope);
-      // Its memory goes to the one that follows.
-      this.#steady?.scope.dispose();
-      this.#steady = null;
-      const maxLength = Math.max(...staying.map(({ prompt, limit }) => prompt.length + limit - 1));
-      const step = scope.track(this.#operations.recordStep(fed, this.#sampled(staying, index), maxLength));
-      this.#steady = { rows: staying, step, scope, wasted: 0 };
-    } catch (error) {
-      scope.dispose();
-      throw error;
-    }
+    const fed = this.#pick(ids, going);
+    // Its memory goes to the one that follows.
+    this.#steady?.step.dispose();
+    this.#steady = null;
+    const maxLength = Math.max(...staying.map(({ prompt, limit }) => prompt.length + limit - 1));
+    const step = this.#operations.recordStep(fed, this.#sampled(staying, index), maxLength);
+    this.#steady = { rows: staying, step, wasted: 0 };
   }
 
-  #pick(ids: Tensor, indices: readonly number[], scope: Scope): Tensor {
-    const picked = scope.track(this.#device.empty([indices.length], 'i32'));
-    const inner = new Scope();
+  /** ids[indices], for the caller to dispose of. */
+  #pick(ids: Tensor, indices: readonly number[]): Tensor {
+    const scope = new Scope();
     try {
+      const picked = scope.track(this.#device.empty([indices.length], 'i32'));
       this.#device.run('gatherRows', {
-        in: inner.track(ids.view([ids.size, 1])),
-        indices: inner.track(this.#device.tensor(indices, [indices.length], 'i32')),
-        out: inner.track(picked.view([indices.length, 1])),
+        in: scope.track(ids.view([ids.size, 1])),
+        indices: scope.track(this.#device.tensor(indices, [indices.length], 'i32')),
+        out: scope.track(picked.view([indices.length, 1])),
       });
+      return scope.keep(picked);
     } finally {
-      inner.dispose();
+      scope.dispose();
     }
-    return picked;
   }
 
   #sampled(rows: readonly DecodeRow[], index: number): SampledRow[] {

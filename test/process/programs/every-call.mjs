@@ -31,7 +31,12 @@ for (let i = 0; i < 100; i++) {
   } catch {}
   await device.synchronize();
   device.memory();
-  for (const tensor of [x, y, bad, row, huge]) tensor.dispose();
+  const recording = device.record(() =>
+    device.run('add', { a: x, b: x, out: device.empty([2, 2]), alpha: 1, beta: 1 }),
+  );
+  recording.replay();
+  recording.statistics();
+  for (const tensor of [x, y, bad, row, huge, recording]) tensor.dispose();
 }
 // Groups of one process, where the addon has Gloo: closed, aborted with work in progress, and left open. An address that
 // is not the machine's is left out: Gloo itself then leaks what it has looked up.
@@ -55,6 +60,7 @@ for (const end of ['close', 'abort', 'leave open']) {
   if (end !== 'leave open') await group.close();
 }
 const left = device.zeros([1 << 20]);
+device.record(() => device.run('fill', { out: left, value: 1 })).replay();
 const waiting = [left.read(), device.synchronize()];
 device.close();
 await Promise.allSettled(waiting);

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { openDevice } from '../../../src/backend/open-device.js';
 import { InvalidArgumentError } from '../../../src/errors.js';
 import type { CausalLM } from '../../../src/models/causal-lm.js';
@@ -93,6 +93,30 @@ describe('DecodeScheduler', () => {
     for (const [i, completions] of (await Promise.all(running)).entries()) {
       expect([completions]).toEqual(await policy.generate([prompts[i]!], options[i]!));
     }
+  });
+
+  it('records its step once the same rows come again, and frees it when they change or end', async () => {
+    const decoding = scheduler();
+    const record = vi.spyOn(device, 'record');
+    const plain = device.memory().liveTensors;
+    const one = { ...sampling, n: 1, maxNewTokens: 20 };
+    const bias = new Map([[policy.tokenizer.encode('a')[0]!, 1]]);
+    await decoding.submit(encode('a'), { ...one, logitBias: bias });
+    expect(record).toHaveBeenCalledTimes(1);
+    // Two rows together until the first ends, then the other alone.
+    await Promise.all([
+      decoding.submit(encode('a'), { ...one, maxNewTokens: 8 }),
+      decoding.submit(encode('3*3'), { ...one, temperature: 0.5 }),
+    ]);
+    expect(record).toHaveBeenCalledTimes(3);
+    // Logits go out at each step.
+    await decoding.submit(encode('a'), { ...one, alternatives: 2 });
+    // A second step only, of the same rows.
+    await decoding.submit(encode('a'), { ...one, maxNewTokens: 2 });
+    expect(record).toHaveBeenCalledTimes(3);
+    await decoding.idle();
+    expect(device.memory().liveTensors).toBe(plain);
+    record.mockRestore();
   });
 
   it('tells each token as it comes, with the likeliest ones at its place', async () => {
