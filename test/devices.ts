@@ -58,9 +58,17 @@ export function seenWith<T extends object>(object: T, changed: Partial<T>): T {
 const built = fileURLToPath(new URL('../build-cuda-on-cpu/', import.meta.url));
 export const cudaOnCpu = { library: `${built}libgrpo_cuda.so`, cublas: `${built}libcublas.so` };
 
-/** A device of the library that test/cuda-on-cpu stands in for CUDA in. */
-export async function openCudaOnCpu({ name = 'cuda', cublas = cudaOnCpu.cublas } = {}): Promise<Device> {
-  const names = { GRPO_CUDA_LIBRARY: cudaOnCpu.library, GRPO_CUBLAS_LIBRARY: cublas };
+/** A device of the library that test/cuda-on-cpu stands in for CUDA in. `shared`: bytes of shared memory of a block. */
+export async function openCudaOnCpu({
+  name = 'cuda',
+  cublas = cudaOnCpu.cublas,
+  shared = 227 << 10,
+} = {}): Promise<Device> {
+  const names = {
+    GRPO_CUDA_LIBRARY: cudaOnCpu.library,
+    GRPO_CUBLAS_LIBRARY: cublas,
+    GRPO_CUDA_ON_CPU_SHARED: String(shared),
+  };
   const before = Object.fromEntries(Object.keys(names).map((name) => [name, process.env[name]]));
   Object.assign(process.env, names);
   try {

@@ -9,6 +9,17 @@ struct PolicyLossSteps {
   grpo_token_log_probs_backward_args backward = {};
 
   explicit PolicyLossSteps(const grpo_policy_loss_from_logits_args& args) {
+    backward = {args.logits,
+                args.targets,
+                args.log_sum_exp,
+                args.entropy,
+                args.grad_log_probs,
+                args.grad_entropy,
+                args.grad_logits,
+                args.temperature,
+                args.softcap,
+                0.0,
+                0.0};
 #define GRPO_TAKE_FORWARD(name) forward.name = args.name;
 #define GRPO_TAKE_LOSS(name) loss.name = args.name;
     // clang-format off
@@ -17,17 +28,6 @@ struct PolicyLossSteps {
 // clang-format on
 #undef GRPO_TAKE_FORWARD
 #undef GRPO_TAKE_LOSS
-            backward = {args.logits,
-                        args.targets,
-                        args.log_sum_exp,
-                        args.entropy,
-                        args.grad_log_probs,
-                        args.grad_entropy,
-                        args.grad_logits,
-                        args.temperature,
-                        args.softcap,
-                        0.0,
-                        0.0};
   }
 };
 

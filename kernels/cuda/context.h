@@ -37,6 +37,7 @@ struct grpo_context : ErrorRecord {
   cudaStream_t stream() const { return stream_; }
   int processors() const { return properties_.multiProcessorCount; }
   size_t shared_memory() const { return properties_.sharedMemPerBlockOptin; }  // most bytes a block may have
+  bool has_clusters() const { return properties_.major >= grpo_cuda::kClusterCapability; }
   const grpo_cuda::Blas& blas() const { return *blas_; }
   grpo_cuda::MemoryPool& pool() { return pool_; }
 

@@ -8,7 +8,8 @@ namespace grpo_cuda {
 
 struct Launch {
   dim3 grid, block;
-  size_t shared = 0;  // bytes of dynamic shared memory
+  size_t shared = 0;     // bytes of dynamic shared memory
+  unsigned cluster = 1;  // adjacent blocks that run together; a divisor of grid.x
 };
 
 inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -21,6 +22,14 @@ grpo_status launch(grpo_context& context, void (*kernel)(Parameters...), const L
   config.blockDim = how.block;
   config.dynamicSmemBytes = how.shared;
   config.stream = context.stream();
+  cudaLaunchAttribute cluster = {};
+  if (how.cluster > 1) {
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = how.cluster;
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+    config.attrs = &cluster;
+    config.numAttrs = 1;
+  }
   if (how.shared > (48u << 10)) {
     // Asked for at each launch: a call of a few hundred nanoseconds, and nothing to keep.
     const cudaError_t error =

@@ -1,4 +1,5 @@
 #include "log_prob_rows.h"
+#include "row_gradient.h"
 
 namespace grpo_cuda {
 
@@ -76,12 +77,6 @@ struct GradientKernel {
   GradientInputs inputs;
 };
 
-// The softmax part of the gradient of a capped logit.
-__device__ __forceinline__ float gradient_element(float capped, const RowGradient& row) {
-  const float x = row_exponent(capped, row.shift, row.inverse_temperature * kLog2e);
-  return row_power(x) * (x * static_cast<float>(row.slope * kLn2) + row.intercept);
-}
-
 template <class T, class U>
 __global__ void __launch_bounds__(kRowThreads) gradient_kernel(const T* logits, U* grad_logits, GradientKernel k) {
   const GradientInputs& in = k.inputs;
@@ -90,7 +85,7 @@ __global__ void __launch_bounds__(kRowThreads) gradient_kernel(const T* logits, 
   U* out = grad_logits + at * k.out_stride;
   const float g = in.grad_log_probs[at], h = in.grad_entropy ? in.grad_entropy[at] : 0.0f;
   if (g == 0.0f && h == 0.0f) {
-    for (int64_t i = threadIdx.x; i < k.columns; i += kRowThreads) out[i] = from_float<U>(0.0f);
+    zero_gradient<T>(out, k.columns, k.out_aligned);
     return;
   }
   // When the statistics are needed the row is read a second time, mostly from the cache.
@@ -109,30 +104,13 @@ __global__ void __launch_bounds__(kRowThreads) gradient_kernel(const T* logits, 
   __syncthreads();
 
   const float softcap = in.transform.softcap;
-  float sum = 0.0f;  // over all but the target
-  const auto element = [&](int64_t i, float logit) {
-    const float y = gradient_element(capped_logit(logit, softcap), gradient);
-    if (i != target) sum += y;
-    return softcap == 0.0f ? y : y * softcap_derivative(logit, softcap);
-  };
-  const auto one = [&](int64_t i, const float(&logit)[1]) { out[i] = from_float<U>(element(i, logit[0])); };
-  const auto many = [&](int64_t i, auto& values) {
-    constexpr int kCount = sizeof(values) / sizeof(float);
-#pragma unroll
-    for (int n = 0; n < kCount; ++n) values[n] = element(i + n, values[n]);
-    if (k.out_aligned) {
-      struct alignas(kCount * sizeof(U)) Items {
-        U item[kCount];
-      } items;
-#pragma unroll
-      for (int n = 0; n < kCount; ++n) items.item[n] = from_float<U>(values[n]);
-      *reinterpret_cast<Items*>(out + i) = items;
-    } else {
-      for (int n = 0; n < kCount; ++n) out[i + n] = from_float<U>(values[n]);
-    }
-  };
-  for_logits(row, 0, k.columns, k.aligned, many, one);
-  const double others = block_reduce<kRowThreads, Sum>(static_cast<double>(sum));
+  double others = 0.0;  // the softmax part of all but the target
+  for (int part = 0; part < k.parts.count; ++part) {
+    const int64_t begin = part * k.parts.length;
+    const float sum = part_gradient(row + begin, out + begin, min(k.parts.length, k.columns - begin), target - begin,
+                                    k.aligned, k.out_aligned, gradient, softcap);
+    others += block_reduce<kRowThreads, Sum>(static_cast<double>(sum));
+  }
   if (threadIdx.x != 0 || !here) return;  // block_reduce was a barrier: the target's element is written again
   // A whole row's gradient sums to zero, which gives g * (1 - p) without the cancellation that ruins it where p is near
   // 1. The others of a slice are elsewhere, so g / T is added to the softmax part.
@@ -174,11 +152,13 @@ grpo_status gradient_rows(grpo_context& context, const grpo_tensor& logits, cons
                           const GradientInputs& inputs) {
   const int64_t rows = logits.shape[0], columns = logits.shape[1];
   if (rows == 0 || columns == 0) return GRPO_OK;
-  // As many elements at a time as 16 bytes of logits hold.
-  const bool out_aligned = is_aligned(grad_logits, 16 / element_bytes(logits) * element_bytes(grad_logits));
-  const GradientKernel k = {
-      columns, logits.row_stride, grad_logits.row_stride, row_parts(columns), is_aligned(logits, 16), out_aligned,
-      inputs};
+  const GradientKernel k = {columns,
+                            logits.row_stride,
+                            grad_logits.row_stride,
+                            row_parts(columns),
+                            is_aligned(logits, 16),
+                            takes_packs(logits, grad_logits),
+                            inputs};
   return with_float_type(logits, [&](const auto* data) {
     return with_float_type(grad_logits, [&](auto* out) {
       using T = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;

@@ -3,10 +3,7 @@
 // A block takes a sequence. Each of its threads adds up every 128th token in float64, then the threads are joined in a
 // fixed order; the last block to end joins the sequences in order. Masked tokens are skipped.
 
-#include "operations.h"
-// clang-format off
-#include "../common/policy_token.h"
-// clang-format on
+#include "policy_call.h"
 
 namespace grpo_cuda {
 
@@ -14,18 +11,6 @@ namespace {
 
 constexpr int kSequenceThreads = 128;
 constexpr int kCallThreads = 512;
-
-// Tensors of a call; those that may be absent are null.
-struct PolicyCall {
-  const float *log_probs, *old_log_probs, *ref_log_probs, *rollout_log_probs, *entropy, *entropy_threshold, *advantages;
-  const int32_t *mask, *offsets;
-  float *grad_log_probs, *grad_entropy, *loss, *statistics;
-  int64_t tokens, sequences;
-  bool sequence_advantages;
-  double token_denominator, sequence_denominator, max_completion_length, entropy_coefficient;
-};
-
-__device__ __forceinline__ bool is_active(const PolicyCall& c, int64_t t) { return !c.mask || c.mask[t] != 0; }
 
 __global__ void __launch_bounds__(kCallThreads) count_active_kernel(PolicyCall c, long long* out) {
   long long active = 0;
@@ -36,19 +21,8 @@ __global__ void __launch_bounds__(kCallThreads) count_active_kernel(PolicyCall c
 
 // ---- a sequence ----
 
-// `advantage` is that of the token's sequence.
 __device__ __forceinline__ PolicyToken<float> load_token(const PolicyCall& c, int64_t t, float advantage) {
-  const auto load = [&](const float* p) { return p ? p[t] : 0.0f; };
-  return {load(c.log_probs),
-          load(c.old_log_probs),
-          load(c.ref_log_probs),
-          load(c.rollout_log_probs),
-          load(c.entropy),
-          c.sequence_advantages ? advantage : c.advantages[t],
-          c.old_log_probs != nullptr,
-          c.ref_log_probs != nullptr,
-          c.rollout_log_probs != nullptr,
-          c.entropy != nullptr};
+  return load_token(c, t, c.log_probs[t], c.entropy ? c.entropy[t] : 0.0f, advantage);
 }
 
 __device__ SequenceSums sum_sequence(const PolicyCall& c, int64_t begin, int64_t end, const PolicyOptions& options) {
@@ -145,30 +119,16 @@ __device__ void join_sequences(const PolicyCall& c, const SequenceResult* result
 __global__ void __launch_bounds__(kSequenceThreads)
     policy_loss_kernel(PolicyCall c, PolicyOptions options, const long long* active, SequenceResult* results,
                        unsigned* counter) {
-  const double token_denominator = !active ? c.token_denominator : *active < 1 ? 1.0 : static_cast<double>(*active);
-  const double sequence_denominator = c.sequence_denominator > 0.0 ? c.sequence_denominator
-                                      : c.sequences < 1            ? 1.0
-                                                                   : static_cast<double>(c.sequences);
-  double acted_on = 1.0;
-  if (options.high_entropy_mask) {
-    options.entropy_threshold = c.entropy_threshold[0];
-    acted_on = c.entropy_threshold[1];
-  }
-  const double entropy_scale = scale_of_entropy(c.entropy_coefficient, token_denominator, acted_on);
-  options.grad_entropy = static_cast<float>(entropy_scale);
-
+  const CallScales scales = call_scales(c, active, options);
   const int64_t b = blockIdx.x;
   if (b < c.sequences) {
     const int64_t begin = c.offsets[b], end = c.offsets[b + 1];
-    double count = 0.0;
-    for (int64_t t = begin + threadIdx.x; t < end; t += kSequenceThreads) count += is_active(c, t);
-    count = block_reduce<kSequenceThreads, Sum>(count);
-    const double scale =
-        loss_scale(options.loss_type, count, token_denominator, sequence_denominator, c.max_completion_length);
+    const double count = count_of_sequence<kSequenceThreads>(c, begin, end);
+    const double scale = loss_scale(options.loss_type, count, scales.token_denominator, scales.sequence_denominator,
+                                    c.max_completion_length);
     SequenceSums sums = {};
     if (options.needs_sequence_statistics()) sums = sum_sequence(c, begin, end, options);
-    const SequenceTerms terms =
-        sequence_terms(sums, count, c.sequence_advantages ? c.advantages[b] : 0.0f, scale, options);
+    const SequenceTerms terms = terms_of_sequence(c, b, count, scale, sums, options);
     SequenceResult result = empty_result();
     double through_ratio = 0.0;
     for (int64_t t = begin + threadIdx.x; t < end; t += kSequenceThreads) {
@@ -195,45 +155,29 @@ __global__ void __launch_bounds__(kSequenceThreads)
     }
     if (threadIdx.x == 0) results[b] = result;
   }
-  if (is_last_block(counter, gridDim.x)) join_sequences(c, results, entropy_scale);
+  if (is_last_block(counter, gridDim.x)) join_sequences(c, results, scales.entropy_scale);
 }
 
 }  // namespace
 
+grpo_status count_active(grpo_context& context, const PolicyCall& c, void* place, const long long** active) {
+  *active = nullptr;
+  if (c.token_denominator > 0.0) return GRPO_OK;
+  auto* count = static_cast<long long*>(place);
+  *active = count;
+  return launch(context, count_active_kernel, {dim3(1), dim3(kCallThreads)}, c, count);
+}
+
 grpo_status policy_loss(grpo_context& context, const grpo_policy_loss_args& args) {
   if (auto status = check_policy_loss(context, args, kStatisticCount)) return status;
-  const int64_t sequences = args.sequence_offsets.shape[0] - 1;
-  const PolicyCall c = {float_data(args.log_probs),
-                        float_data(args.old_log_probs),
-                        float_data(args.ref_log_probs),
-                        float_data(args.rollout_log_probs),
-                        float_data(args.entropy),
-                        float_data(args.entropy_threshold),
-                        float_data(args.advantages),
-                        int_data(args.mask),
-                        int_data(args.sequence_offsets),
-                        float_data(args.grad_log_probs),
-                        float_data(args.grad_entropy),
-                        float_data(args.loss),
-                        float_data(args.statistics),
-                        args.log_probs.shape[0],
-                        sequences,
-                        args.advantages.shape[0] == sequences,
-                        args.token_denominator,
-                        args.sequence_denominator,
-                        args.max_completion_length,
-                        args.entropy_coefficient};
-  const PolicyOptions options = policy_options(args);
-  auto* scratch = static_cast<char*>(context.scratch(256 + (sequences + 1) * sizeof(SequenceResult)));
+  const PolicyCall c = policy_call(args);
+  auto* scratch = static_cast<char*>(context.scratch(256 + (c.sequences + 1) * sizeof(SequenceResult)));
   if (!scratch) return context.status();
-  long long* active = nullptr;
-  if (!(args.token_denominator > 0.0)) {
-    active = reinterpret_cast<long long*>(scratch);
-    if (auto status = launch(context, count_active_kernel, {dim3(1), dim3(kCallThreads)}, c, active)) return status;
-  }
+  const long long* active;
+  if (auto status = count_active(context, c, scratch, &active)) return status;
   return launch(context, policy_loss_kernel,
-                {dim3(static_cast<unsigned>(std::max<int64_t>(sequences, 1))), dim3(kSequenceThreads)}, c, options,
-                active, reinterpret_cast<SequenceResult*>(scratch + 256), context.counters());
+                {dim3(static_cast<unsigned>(std::max<int64_t>(c.sequences, 1))), dim3(kSequenceThreads)}, c,
+                policy_options(args), active, reinterpret_cast<SequenceResult*>(scratch + 256), context.counters());
 }
 
 }  // namespace grpo_cuda

@@ -17,20 +17,6 @@
 
 namespace grpo_cuda {
 
-// An address in shared memory, as these instructions take it.
-#ifdef GRPO_CUDA_ON_CPU
-using SharedAddress = uintptr_t;
-#else
-using SharedAddress = unsigned;
-#endif
-__device__ __forceinline__ SharedAddress shared_address(const void* data) {
-#ifdef GRPO_CUDA_ON_CPU
-  return reinterpret_cast<uintptr_t>(data);
-#else
-  return static_cast<unsigned>(__cvta_generic_to_shared(data));
-#endif
-}
-
 // sums += a b, over the warp.
 __device__ __forceinline__ void multiply_add(float (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
 #ifdef GRPO_CUDA_ON_CPU
@@ -64,26 +50,6 @@ __device__ __forceinline__ void load_matrices_transposed(unsigned (&matrices)[4]
                : "=r"(matrices[0]), "=r"(matrices[1]), "=r"(matrices[2]), "=r"(matrices[3])
                : "r"(row)
                : "memory");
-#endif
-}
-
-// Begins a copy of 16 bytes to shared memory, or of zeros without `valid`; `from` is a valid address either way.
-// This thread may read them after wait_for_copies(), the others after a barrier that follows.
-__device__ __forceinline__ void copy_async(SharedAddress to, const bf16* from, bool valid) {
-#ifdef GRPO_CUDA_ON_CPU
-  cuda_on_cpu::copy_async(reinterpret_cast<void*>(to), from, valid ? 16 : 0);
-#else
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-               :
-               : "r"(to), "l"(__cvta_generic_to_global(from)), "r"(valid ? 16 : 0)
-               : "memory");
-#endif
-}
-__device__ __forceinline__ void wait_for_copies() {
-#ifdef GRPO_CUDA_ON_CPU
-  cuda_on_cpu::wait_for_copies();
-#else
-  asm volatile("cp.async.wait_all;" : : : "memory");
 #endif
 }
 

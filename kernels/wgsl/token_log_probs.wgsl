@@ -7,10 +7,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgr
   let row = workgroup_number(workgroup, workgroups);
   if (row >= p.rows) { return; }
   if (HAS_MASK && load_mask(row) == 0) {
-    if (thread != 0u) { return; }
-    store_logProbs(row, 0.0);
-    if (HAS_ENTROPY) { store_entropy(row, 0.0); }
-    if (HAS_LOG_SUM_EXP) { store_logSumExp(row, 0.0); }
+    if (thread == 0u) {
+      store_logProbs(row, 0.0);
+      if (HAS_ENTROPY) { store_entropy(row, 0.0); }
+      if (HAS_LOG_SUM_EXP) { store_logSumExp(row, 0.0); }
+    }
     return;
   }
   let all = row_statistics(row, thread);

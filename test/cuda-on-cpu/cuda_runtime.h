@@ -1,9 +1,10 @@
 // A stand-in for CUDA's runtime header that lets the host compiler build the files of kernels/cuda/ and run their
 // kernels on the processor, for tests on machines without a GPU (`npm run build:cuda-on-cpu`). Blocks run one after
-// another; each thread of a block is a fibre that runs until it waits: at a barrier, a
+// another, those of a cluster by turns; each thread of a block is a fibre that runs until it waits: at a barrier, a
 // shuffle or any other operation of the whole warp. All the waiting is checked: a barrier that some thread never
-// reaches ends the process with a message. Every other block runs its threads in the opposite order, and so does every
-// other launch its first, which brings out results that depend on an order that CUDA does not promise.
+// reaches ends the process with a message, and so does a block that reaches for the memory of one that does not run.
+// Every other block runs its threads in the opposite order, and so does every other launch its first, which brings out
+// results that depend on an order that CUDA does not promise.
 //
 // Only what the kernels use is here. What differs from CUDA: memory is the host's; kernels have run when their launch
 // returns.
@@ -23,7 +24,9 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
-#define __shared__ static
+// All shared variables lie in the one block of thread-local memory of the library, which each block of a cluster has a
+// copy of.
+#define __shared__ static thread_local
 #define __align__(n) alignas(n)
 #define __launch_bounds__(...)
 
@@ -42,13 +45,24 @@ unsigned char* dynamic_shared();
 // Gives `bytes` of this lane to the warp and waits for the 32 lanes; the other lanes' bytes lie kLaneBytes apart.
 constexpr size_t kLaneBytes = 32;
 const unsigned char* exchange(const void* value, size_t bytes);
-void run(dim3 grid, dim3 block, size_t shared, void (*body)(void*), void* argument);
+void run(dim3 grid, dim3 block, unsigned cluster, size_t shared, void (*body)(void*), void* argument);
 // The end of the process, with a message that says which thread runs.
 [[noreturn]] void give_up(const char* message);
+// cp.async.cg.shared.global of 16 bytes, of which the source gives `from_bytes` and the rest are zeros. Until its
+// thread waits, the place holds NaN.
+void copy_async(void* to, const void* from, unsigned from_bytes);
+// cp.async.wait_all.
+void wait_for_copies();
 }  // namespace cuda_on_cpu
 
 void __syncthreads();
 inline void __threadfence() {}
+
+unsigned __clusterSizeInBlocks();
+unsigned __clusterRelativeBlockRank();
+void __cluster_barrier_arrive();
+void __cluster_barrier_wait();
+void* __cluster_map_shared_rank(const void* shared, unsigned rank);
 
 // ---- warps: every lane takes part -----------------------------------------------------------------------------------
 
@@ -138,10 +152,21 @@ using cudaMemPool_t = struct CudaOnCpuPool*;
 using cudaGraph_t = struct CudaOnCpuGraph*;
 using cudaGraphExec_t = struct CudaOnCpuGraph*;
 
+enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension = 4 };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  union {
+    struct {
+      unsigned x, y, z;
+    } clusterDim;
+  } val;
+};
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   size_t dynamicSmemBytes;
   cudaStream_t stream;
+  cudaLaunchAttribute* attrs;
+  unsigned numAttrs;
 };
 struct cudaDeviceProp {
   char name[256];
@@ -205,10 +230,11 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   auto call = [kernel, values = std::tuple<Parameters...>(static_cast<Parameters>(arguments)...)] {
     std::apply(kernel, values);
   };
-  return cuda_on_cpu::submit(cuda_on_cpu::kKernelLaunches, config->stream, [config = *config, call] {
+  const unsigned cluster = config->numAttrs > 0 ? config->attrs[0].val.clusterDim.x : 1;
+  return cuda_on_cpu::submit(cuda_on_cpu::kKernelLaunches, config->stream, [config = *config, cluster, call] {
     using Call = decltype(call);
     cuda_on_cpu::run(
-        config.gridDim, config.blockDim, config.dynamicSmemBytes,
+        config.gridDim, config.blockDim, cluster, config.dynamicSmemBytes,
         [](void* argument) { (*static_cast<Call*>(argument))(); }, const_cast<void*>(static_cast<const void*>(&call)));
   });
 }

@@ -1,5 +1,6 @@
 // Runs the threads of blocks as fibres (cuda_runtime.h says how it differs from CUDA).
 
+#include <link.h>
 #include <sys/mman.h>
 
 #include <cstdio>
@@ -10,7 +11,6 @@
 #include <vector>
 
 #include "cuda_runtime.h"
-#include "tensor_cores_on_cpu.h"
 
 #ifndef __x86_64__
 #include <ucontext.h>
@@ -36,10 +36,25 @@ struct Warp {
 };
 
 struct Block {
+  dim3 index;
   Barrier barrier;
   std::vector<Warp> warps;
   std::unique_ptr<unsigned char[]> memory;
-  unsigned char* shared;
+  unsigned char* shared;  // dynamic, in `memory`
+  size_t shared_bytes;
+  std::vector<unsigned char> variables;  // the shared variables, while another block of the cluster runs
+  std::deque<struct Fibre*> ready;
+  std::vector<struct Fibre*> at_cluster_barrier;
+  unsigned alive = 0;
+  bool started = false;
+  bool reverse = false;  // the order of threads that are ready
+};
+
+// Of 16 bytes, of which `from` gives `bytes`.
+struct Copy {
+  void* to;
+  const void* from;
+  unsigned bytes;
 };
 
 struct Fibre {
@@ -51,22 +66,24 @@ struct Fibre {
   dim3 thread;
   unsigned number = 0;  // in its block
   unsigned exchanges = 0;
-  std::vector<Copy> copies{};
+  unsigned cluster_phase = 0;  // in which it arrived at the cluster's barrier
+  std::vector<Copy> copies{};  // that it has not waited for
 };
 
-// One launch at a time in a process: shared variables are static.
+// One launch at a time in a process: it has one set of shared variables a thread.
 std::mutex launching;
 
 std::vector<std::unique_ptr<Fibre>> fibres;  // kept for the next launch, with their stacks
-std::deque<Fibre*> ready;
 Fibre* current = nullptr;
-Block running;
-unsigned alive = 0;
+std::vector<Block> cluster;
+Block* running = nullptr;
+struct {
+  unsigned expected, arrived, phase;
+} cluster_barrier;
 void (*kernel_body)(void*) = nullptr;
 void* kernel_argument = nullptr;
 
 unsigned launches = 0;
-bool reverse = false;  // the order of threads that are ready
 
 void finish_fibre();
 
@@ -123,11 +140,11 @@ void to_fibre(Fibre& fibre) { swapcontext(&scheduler_context, &fibre.context); }
 void to_scheduler(Fibre& fibre) { swapcontext(&fibre.context, &scheduler_context); }
 #endif
 
-void make_ready(std::vector<Fibre*>& fibres) {
-  if (reverse) {
-    for (size_t i = fibres.size(); i-- > 0;) ready.push_back(fibres[i]);
+void make_ready(Block& block, std::vector<Fibre*>& fibres) {
+  if (block.reverse) {
+    for (size_t i = fibres.size(); i-- > 0;) block.ready.push_back(fibres[i]);
   } else {
-    for (Fibre* fibre : fibres) ready.push_back(fibre);
+    for (Fibre* fibre : fibres) block.ready.push_back(fibre);
   }
   fibres.clear();
 }
@@ -135,18 +152,27 @@ void make_ready(std::vector<Fibre*>& fibres) {
 void wait_at(Barrier& barrier) {
   if (++barrier.arrived == barrier.expected) {
     barrier.arrived = 0;
-    make_ready(barrier.waiting);
+    make_ready(*running, barrier.waiting);
     return;
   }
   barrier.waiting.push_back(current);
   to_scheduler(*current);
 }
 
+void open_cluster_barrier_if_all_arrived() {
+  if (cluster_barrier.arrived < cluster_barrier.expected) return;
+  cluster_barrier.arrived = 0;
+  ++cluster_barrier.phase;
+  for (Block& block : cluster) make_ready(block, block.at_cluster_barrier);
+}
+
 // What a fibre runs: the kernel, then back for good.
 void finish_fibre() {
   kernel_body(kernel_argument);
   if (!current->copies.empty()) give_up("a thread has ended before its asynchronous copies");
-  --alive;
+  --running->alive;
+  --cluster_barrier.expected;  // it waits for those that have not ended
+  if (cluster_barrier.arrived > 0) open_cluster_barrier_if_all_arrived();
   to_scheduler(*current);
   std::abort();
 }
@@ -162,20 +188,65 @@ Fibre& fibre_at(size_t i) {
   return *fibres[i];
 }
 
-void run_block() {
-  while (!ready.empty()) {
-    current = ready.front();
-    ready.pop_front();
+// The thread-local memory of this library, where shared variables are.
+struct Variables {
+  unsigned char* data = nullptr;
+  size_t bytes = 0;
+};
+thread_local char among_variables;
+
+Variables shared_variables() {
+  Variables found;
+  dl_iterate_phdr(
+      [](dl_phdr_info* info, size_t, void* out) {
+        for (int i = 0; i < info->dlpi_phnum; ++i) {
+          auto* data = static_cast<unsigned char*>(info->dlpi_tls_data);
+          const size_t bytes = info->dlpi_phdr[i].p_memsz;
+          const auto* inside = reinterpret_cast<unsigned char*>(&among_variables);
+          if (info->dlpi_phdr[i].p_type != PT_TLS || !data || inside < data || inside >= data + bytes) continue;
+          *static_cast<Variables*>(out) = {data, bytes};
+          return 1;
+        }
+        return 0;
+      },
+      &found);
+  if (!found.data) give_up("the shared variables were not found");
+  return found;
+}
+
+// Until all its threads wait or have ended.
+void run_block(Block& block, const Variables& variables) {
+  running = &block;
+  blockIdx = block.index;
+  block.started = true;
+  if (!block.variables.empty()) std::memcpy(variables.data, block.variables.data(), variables.bytes);
+  while (!block.ready.empty()) {
+    current = block.ready.front();
+    block.ready.pop_front();
     threadIdx = current->thread;
     to_fibre(*current);
   }
-  if (alive > 0) give_up("threads wait for others that have ended or wait elsewhere");
+  if (!block.variables.empty()) std::memcpy(block.variables.data(), variables.data, variables.bytes);
+}
+
+void run_cluster(const Variables& variables) {
+  for (bool some = true; some;) {
+    some = false;
+    for (size_t i = 0; i < cluster.size(); ++i) {
+      Block& block = cluster[launches % 2 ? i : cluster.size() - 1 - i];
+      if (block.ready.empty()) continue;
+      run_block(block, variables);
+      some = true;
+    }
+  }
+  for (Block& block : cluster) {
+    if (block.alive > 0) give_up("threads wait for others that have ended or wait elsewhere");
+  }
 }
 
 }  // namespace
 
-unsigned char* dynamic_shared() { return running.shared; }
-std::vector<Copy>& copies_in_flight() { return current->copies; }
+unsigned char* dynamic_shared() { return running->shared; }
 
 void give_up(const char* message) {
   std::fprintf(stderr, "cuda-on-cpu: %s (block %u,%u,%u thread %u,%u,%u)\n", message, blockIdx.x, blockIdx.y,
@@ -188,14 +259,30 @@ void check_mask(unsigned mask) {
 }
 
 const unsigned char* exchange(const void* value, size_t bytes) {
-  Warp& warp = running.warps[current->number / 32];
+  Warp& warp = running->warps[current->number / 32];
   unsigned char* values = warp.values[current->exchanges++ % 2];
   std::memcpy(values + kLaneBytes * (current->number % 32), value, bytes);
   wait_at(warp.barrier);
   return values;
 }
 
-void run(dim3 grid, dim3 block, size_t shared, void (*body)(void*), void* argument) {
+void copy_async(void* to, const void* from, unsigned from_bytes) {
+  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % 16 != 0 || from_bytes > 16) {
+    give_up("cp.async takes up to 16 bytes at multiples of 16");
+  }
+  std::memset(to, 0xff, 16);
+  current->copies.push_back({to, from, from_bytes});
+}
+
+void wait_for_copies() {
+  for (const Copy& copy : current->copies) {
+    std::memset(copy.to, 0, 16);
+    std::memcpy(copy.to, copy.from, copy.bytes);
+  }
+  current->copies.clear();
+}
+
+void run(dim3 grid, dim3 block, unsigned cluster_size, size_t shared, void (*body)(void*), void* argument) {
   const std::lock_guard lock(launching);
   ++launches;
   const unsigned threads = block.x * block.y * block.z;
@@ -203,28 +290,37 @@ void run(dim3 grid, dim3 block, size_t shared, void (*body)(void*), void* argume
   blockDim = block;
   kernel_body = body;
   kernel_argument = argument;
+  const Variables variables = cluster_size > 1 ? shared_variables() : Variables{};
+  cluster.resize(cluster_size);
   const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z;
-  for (uint64_t index = 0; index < blocks; ++index) {
-    blockIdx = dim3(unsigned(index % grid.x), unsigned(index / grid.x % grid.y), unsigned(index / grid.x / grid.y));
-    reverse = (launches + index) % 2 == 0;
-    running.barrier = {threads};
-    running.warps.assign((threads + 31) / 32, Warp{{32}, {}});
-    // Never zero at first.
-    running.memory.reset(new unsigned char[shared + 128]);
-    running.shared = running.memory.get() + (128 - reinterpret_cast<uintptr_t>(running.memory.get()) % 128);
-    std::memset(running.shared, 0xff, shared);
-    alive = threads;
-    std::vector<Fibre*> order;
-    for (unsigned i = 0; i < threads; ++i) {
-      Fibre& fibre = fibre_at(i);
-      fibre.number = i;
-      fibre.thread = dim3(i % block.x, i / block.x % block.y, i / block.x / block.y);
-      fibre.exchanges = 0;
-      prepare(fibre);
-      order.push_back(&fibre);
+  for (uint64_t first = 0; first < blocks; first += cluster_size) {
+    cluster_barrier = {threads * cluster_size, 0, 0};
+    for (unsigned rank = 0; rank < cluster_size; ++rank) {
+      const uint64_t index = first + rank;
+      Block& b = cluster[rank];
+      b.index = dim3(unsigned(index % grid.x), unsigned(index / grid.x % grid.y), unsigned(index / grid.x / grid.y));
+      b.reverse = (launches + index) % 2 == 0;
+      b.barrier.expected = b.alive = threads;
+      b.started = false;
+      b.warps.assign((threads + 31) / 32, Warp{{32}, {}});
+      // Never zero at first.
+      b.memory.reset(new unsigned char[shared + 128]);
+      b.shared = b.memory.get() + (128 - reinterpret_cast<uintptr_t>(b.memory.get()) % 128);
+      b.shared_bytes = shared;
+      std::memset(b.shared, 0xff, shared);
+      b.variables.assign(variables.data, variables.data + variables.bytes);
+      std::vector<Fibre*> order;
+      for (unsigned i = 0; i < threads; ++i) {
+        Fibre& fibre = fibre_at(rank * threads + i);
+        fibre.number = i;
+        fibre.thread = dim3(i % block.x, i / block.x % block.y, i / block.x / block.y);
+        fibre.exchanges = 0;
+        prepare(fibre);
+        order.push_back(&fibre);
+      }
+      make_ready(b, order);
     }
-    make_ready(order);
-    run_block();
+    run_cluster(variables);
   }
 }
 
@@ -232,4 +328,31 @@ void run(dim3 grid, dim3 block, size_t shared, void (*body)(void*), void* argume
 
 using namespace cuda_on_cpu;
 
-void __syncthreads() { wait_at(running.barrier); }
+void __syncthreads() { wait_at(running->barrier); }
+
+unsigned __clusterSizeInBlocks() { return static_cast<unsigned>(cluster.size()); }
+unsigned __clusterRelativeBlockRank() { return static_cast<unsigned>(running - cluster.data()); }
+
+void __cluster_barrier_arrive() {
+  current->cluster_phase = cluster_barrier.phase;
+  ++cluster_barrier.arrived;
+  open_cluster_barrier_if_all_arrived();
+}
+void __cluster_barrier_wait() {
+  if (cluster_barrier.phase != current->cluster_phase) return;
+  running->at_cluster_barrier.push_back(current);
+  to_scheduler(*current);
+}
+
+void* __cluster_map_shared_rank(const void* shared, unsigned rank) {
+  if (rank >= cluster.size()) give_up("shared memory of a block that the cluster does not have");
+  auto* own = static_cast<unsigned char*>(const_cast<void*>(shared));
+  Block& other = cluster[rank];
+  if (&other == running) return own;
+  if (!other.started || other.alive == 0) give_up("shared memory of a block that does not run");
+  if (own >= running->shared && own < running->shared + running->shared_bytes)
+    return other.shared + (own - running->shared);
+  const Variables variables = shared_variables();
+  if (own < variables.data || own >= variables.data + variables.bytes) give_up("no shared memory");
+  return other.variables.data() + (own - variables.data);
+}

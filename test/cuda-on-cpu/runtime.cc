@@ -1,6 +1,7 @@
 // The part of CUDA's runtime that is not about threads: devices, memory, streams. There are two devices, each with
-// GRPO_CUDA_ON_CPU_MEMORY bytes (16 GiB when it is not set). Each allocation ends where a page begins that nobody may
-// touch, so that reading or writing beyond it ends the process.
+// GRPO_CUDA_ON_CPU_MEMORY bytes (16 GiB when it is not set), whose blocks may have GRPO_CUDA_ON_CPU_SHARED bytes of
+// shared memory (227 KiB). Each allocation ends where a page begins that nobody may touch, so that reading or writing
+// beyond it ends the process.
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -30,10 +31,12 @@ size_t live[kDevices] = {};
 thread_local int device = 0;
 thread_local cudaError_t last_error = cudaSuccess;
 
-size_t capacity() {
-  const char* text = std::getenv("GRPO_CUDA_ON_CPU_MEMORY");
-  return text ? std::strtoull(text, nullptr, 10) : size_t{16} << 30;
+size_t setting(const char* name, size_t otherwise) {
+  const char* text = std::getenv(name);
+  return text ? std::strtoull(text, nullptr, 10) : otherwise;
 }
+size_t capacity() { return setting("GRPO_CUDA_ON_CPU_MEMORY", size_t{16} << 30); }
+size_t shared_capacity() { return setting("GRPO_CUDA_ON_CPU_SHARED", 227 << 10); }
 
 cudaError_t note(cudaError_t error) {
   if (error) last_error = error;
@@ -86,7 +89,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   properties->totalGlobalMem = capacity();
   properties->major = 9;
   properties->multiProcessorCount = 4;
-  properties->sharedMemPerBlockOptin = 227 << 10;
+  properties->sharedMemPerBlockOptin = shared_capacity();
   return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) { return *value = 1, cudaSuccess; }
@@ -172,8 +175,14 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSucce
 cudaError_t cuda_on_cpu::check_launch(const cudaLaunchConfig_t& config) {
   const dim3 grid = config.gridDim, block = config.blockDim;
   const uint64_t threads = uint64_t{block.x} * block.y * block.z;
-  const bool fits = threads > 0 && threads <= 1024 && threads % 32 == 0 && grid.x > 0 && grid.x <= 0x7fffffffu &&
-                    grid.y > 0 && grid.y <= 65535 && grid.z > 0 && grid.z <= 65535 &&
-                    config.dynamicSmemBytes <= (227u << 10);
+  bool fits = threads > 0 && threads <= 1024 && threads % 32 == 0 && grid.x > 0 && grid.x <= 0x7fffffffu &&
+              grid.y > 0 && grid.y <= 65535 && grid.z > 0 && grid.z <= 65535 &&
+              config.dynamicSmemBytes <= shared_capacity() && config.numAttrs <= 1;
+  if (fits && config.numAttrs == 1) {
+    const auto& cluster = config.attrs[0].val.clusterDim;
+    const bool is_size = cluster.x == 1 || cluster.x == 2 || cluster.x == 4 || cluster.x == 8;
+    fits = config.attrs[0].id == cudaLaunchAttributeClusterDimension && is_size && cluster.y == 1 && cluster.z == 1 &&
+           grid.x % cluster.x == 0;
+  }
   return fits ? cudaSuccess : note(cudaErrorInvalidValue);
 }

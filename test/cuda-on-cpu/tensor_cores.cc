@@ -62,20 +62,4 @@ void ldmatrix_x4(unsigned (&matrices)[4], const void* row, bool transposed) {
   exchange("", 1);
 }
 
-void copy_async(void* to, const void* from, unsigned from_bytes) {
-  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % 16 != 0 || from_bytes > 16) {
-    give_up("cp.async takes up to 16 bytes at multiples of 16");
-  }
-  std::memset(to, 0xff, 16);
-  copies_in_flight().push_back({to, from, from_bytes});
-}
-
-void wait_for_copies() {
-  for (const Copy& copy : copies_in_flight()) {
-    std::memset(copy.to, 0, 16);
-    std::memcpy(copy.to, copy.from, copy.bytes);
-  }
-  copies_in_flight().clear();
-}
-
 }  // namespace cuda_on_cpu

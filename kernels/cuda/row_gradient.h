@@ -1,0 +1,66 @@
+// The gradient of one row of logits, a part at a time, possibly in place (NUMERICS section 1).
+#pragma once
+
+#include "row_softmax.h"
+
+namespace grpo_cuda {
+
+// The softmax part of the gradient of a capped logit.
+__device__ __forceinline__ float gradient_element(float capped, const RowGradient& row) {
+  const float x = row_exponent(capped, row.shift, row.inverse_temperature * kLog2e);
+  return row_power(x) * (x * static_cast<float>(row.slope * kLn2) + row.intercept);
+}
+
+// As many elements of a gradient as 16 bytes of logits hold.
+template <class T, class U>
+struct alignas(Pack<T>::kSize * sizeof(U)) GradientPack {
+  U item[Pack<T>::kSize];
+};
+// Whether a gradient can be written in such packs.
+inline bool takes_packs(const grpo_tensor& logits, const grpo_tensor& grad_logits) {
+  return is_aligned(grad_logits, 16 / element_bytes(logits) * element_bytes(grad_logits));
+}
+
+// Writes the gradient of the n logits of a part, and returns this thread's sum of the softmax part over all but
+// `target`, an index into the part or anything outside it.
+template <class T, class U>
+__device__ __forceinline__ float part_gradient(const T* logits, U* out, int64_t n, int64_t target, bool aligned,
+                                               bool out_aligned, const RowGradient& gradient, float softcap) {
+  float sum = 0.0f;
+  const auto element = [&](int64_t i, float logit) {
+    const float y = gradient_element(capped_logit(logit, softcap), gradient);
+    if (i != target) sum += y;
+    return softcap == 0.0f ? y : y * softcap_derivative(logit, softcap);
+  };
+  const auto one = [&](int64_t i, const float(&logit)[1]) { out[i] = from_float<U>(element(i, logit[0])); };
+  const auto many = [&](int64_t i, auto& values) {
+    constexpr int kCount = Pack<T>::kSize;
+#pragma unroll
+    for (int m = 0; m < kCount; ++m) values[m] = element(i + m, values[m]);
+    if (out_aligned) {
+      GradientPack<T, U> pack;
+#pragma unroll
+      for (int m = 0; m < kCount; ++m) pack.item[m] = from_float<U>(values[m]);
+      *reinterpret_cast<GradientPack<T, U>*>(out + i) = pack;
+    } else {
+      for (int m = 0; m < kCount; ++m) out[i + m] = from_float<U>(values[m]);
+    }
+  };
+  for_logits(logits, 0, n, aligned, many, one);
+  return sum;
+}
+
+// Zeros for the n logits of type T of a row that has no gradient.
+template <class T, class U>
+__device__ __forceinline__ void zero_gradient(U* out, int64_t n, bool out_aligned) {
+  const int64_t packs = out_aligned ? n / Pack<T>::kSize : 0;
+  for (int64_t i = threadIdx.x; i < packs; i += kRowThreads) {
+    GradientPack<T, U> pack;
+#pragma unroll
+    for (int m = 0; m < Pack<T>::kSize; ++m) pack.item[m] = from_float<U>(0.0f);
+    reinterpret_cast<GradientPack<T, U>*>(out)[i] = pack;
+  }
+  for (int64_t i = packs * Pack<T>::kSize + threadIdx.x; i < n; i += kRowThreads) out[i] = from_float<U>(0.0f);
+}
+
+}  // namespace grpo_cuda
