@@ -20,6 +20,7 @@ import {
   linearTokenLogProbsBackward,
   openDevice,
   policyLoss,
+  policyLossFromLogits,
   type Tensor,
   type TokenLogProbs,
   tokenLogProbs,
@@ -50,7 +51,7 @@ const list = (text: string) => text.split(',').map(Number);
 
 type FloatType = 'f32' | 'bf16';
 interface Task {
-  kind: 'log-probs' | 'linear' | 'policy-loss' | 'advantages';
+  kind: 'log-probs' | 'linear' | 'policy-loss' | 'policy-loss-from-logits' | 'advantages';
   label: string;
   variants: string[];
   /** What the peer needs to make the same task. */
@@ -189,6 +190,49 @@ function policyLossTask(tokens: number, sequences: number): Task {
       return {
         run: () => policyLoss(inputs, { beta: 0.04 }).dispose(),
         dispose: () => disposeAll(...Object.values(inputs).map((tensor) => tensor ?? null)),
+      };
+    },
+  };
+}
+
+function policyLossFromLogitsTask(
+  rows: number,
+  vocab: number,
+  dtype: FloatType,
+  calls: 'one call' | 'three calls',
+): Task {
+  const sequences = 8;
+  return {
+    kind: 'policy-loss-from-logits',
+    label: `policy loss from logits to their gradient (dapo, entropy bonus), ${calls}, N ${rows}, V ${vocab}, ${dtype}`,
+    variants: ['eager', ...(flags.compile ? ['compiled'] : [])],
+    peer: { rows, vocab, dtype },
+    prepare(device) {
+      const logits = randomMatrix(device, rows, vocab, dtype, 4);
+      const targets = device.tensor(targetsOf(rows, vocab), [rows], 'i32');
+      const oldLogProbs = device.tensor(new Float32Array(rows).fill(-Math.log(vocab)), [rows]);
+      const advantages = device.tensor(noise(sequences, 1), [sequences]);
+      const offsets = Int32Array.from({ length: sequences + 1 }, (_, b) => (b * rows) / sequences);
+      const sequenceOffsets = device.tensor(offsets, [sequences + 1], 'i32');
+      const gradLogits = device.zeros([rows, vocab], dtype);
+      const batch = { oldLogProbs, advantages, sequenceOffsets };
+      const options = { entropyCoefficient: 0.01 };
+      return {
+        run() {
+          if (calls === 'one call') {
+            policyLossFromLogits({ ...batch, logits, targets }, { ...options, gradLogits }).dispose();
+            return;
+          }
+          const forward = tokenLogProbs(logits, targets);
+          const { logProbs, entropy } = forward;
+          const loss = policyLoss({ ...batch, logProbs, entropy }, options);
+          const { gradLogProbs, gradEntropy } = loss;
+          tokenLogProbsBackward(logits, targets, { ...forward, gradLogProbs, gradEntropy, gradLogits });
+          loss.dispose();
+          disposeAll(...Object.values(forward));
+        },
+        limit: () => device.run('copy', { in: logits, out: gradLogits }),
+        dispose: () => disposeAll(logits, targets, gradLogits, ...Object.values(batch)),
       };
     },
   };
@@ -348,6 +392,9 @@ for (const rows of list(flags.rows)) {
         continue;
       }
       tasks.push(logProbsTask(rows, vocab, dtype, false), logProbsTask(rows, vocab, dtype, true));
+      for (const calls of ['one call', 'three calls'] as const) {
+        tasks.push(policyLossFromLogitsTask(rows, vocab, dtype, calls));
+      }
     }
   }
 }

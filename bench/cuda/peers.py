@@ -49,6 +49,14 @@ def policy_loss(log_probs, old, ref, advantages, tokens):
     return ((0.04 * kl) - objective).sum() / tokens
 
 
+def policy_loss_from_logits(logits, targets, old, advantages):
+    """Clipped surrogate less an entropy bonus, and what it was made from."""
+    log_p, entropy = log_probs(logits, targets)
+    ratio = torch.exp(log_p - old)
+    objective = torch.minimum(ratio * advantages, torch.clamp(ratio, 0.8, 1.2) * advantages)
+    return (-objective - 0.01 * entropy).mean(), log_p.detach(), entropy.detach()
+
+
 def advantages(rewards, size):
     grouped = rewards.view(-1, size)
     return ((grouped - grouped.mean(1, keepdim=True)) / (grouped.std(1, keepdim=True) + 1e-4)).view(-1)

@@ -42,6 +42,7 @@ class Rows:
         """In an order in which the largest come when nothing else is held. A row is made when it is asked for."""
         yield lambda: self.log_probs(backward=False)
         yield lambda: self.log_probs(backward=True)
+        yield self.policy_loss_from_logits
         for width in self.sizes.widths:
             yield lambda width=width: self.head(width)
         yield self.policy_loss
@@ -132,6 +133,64 @@ class Rows:
             bytes=logits.nbytes * (2 if backward else 1),
             note="triton: two reads and one write in one kernel; floor: one read and one write" if backward
             else "triton: one read",
+        )
+
+    def policy_loss_from_logits(self):
+        n, vocab, sequences = self.sizes.tokens, self.sizes.vocab, self.sizes.sequences
+        logits = self.normal(n, vocab, dtype=torch.bfloat16, scale=2.0)
+        targets = torch.randint(vocab, (n,), device=self.device)
+        ids = targets.int()
+        old = peers.log_probs(logits, targets)[0] + self.normal(n, scale=0.1)
+        advantages = self.normal(sequences)
+        each = advantages.repeat_interleave(n // sequences)
+        offsets = self.kernels.integers(range(0, n + 1, n // sequences))
+        grad_logits = torch.empty_like(logits)
+        rows = {name: self.empty(n)
+                for name in ("log_probs", "entropy", "log_sum_exp", "grad_log_probs", "grad_entropy")}
+        out = {"loss": self.empty(1), "statistics": self.empty(21)}
+        loss = {"old_log_probs": old, "advantages": advantages, "sequence_offsets": offsets, "loss_type": 2,
+                "epsilon": 0.2, "epsilon_high": 0.2, "delta": INFINITY, "entropy_coefficient": 0.01,
+                "rollout_cap": INFINITY, "off_policy_mask_threshold": INFINITY, "token_denominator": n, **out}
+
+        def run(temperature=1.0):
+            self.kernels.run("policy_loss_from_logits", logits=logits, targets=ids, temperature=temperature,
+                             grad_logits=grad_logits, **rows, **loss)
+            return {"loss": out["loss"], "log_probs": rows["log_probs"], "entropy": rows["entropy"],
+                    "grad_logits": grad_logits}
+
+        def three_calls():
+            forward = {name: rows[name] for name in ("log_probs", "entropy", "log_sum_exp")}
+            gradients = {name: rows[name] for name in ("grad_log_probs", "grad_entropy")}
+            self.kernels.run("token_log_probs", logits=logits, targets=ids, temperature=1.0, **forward)
+            self.kernels.run("policy_loss", log_probs=rows["log_probs"], entropy=rows["entropy"], **gradients, **loss)
+            self.kernels.run("token_log_probs_backward", logits=logits, targets=ids, temperature=1.0,
+                             grad_logits=grad_logits, log_sum_exp=rows["log_sum_exp"], entropy=rows["entropy"],
+                             **gradients)
+            return {"loss": out["loss"], "log_probs": rows["log_probs"], "entropy": rows["entropy"],
+                    "grad_logits": grad_logits}
+
+        def torch_peer(function):
+            leaf = logits.detach().requires_grad_()
+
+            def forward_backward():
+                loss, log_probs, entropy = function(leaf, targets, old, each)
+                (gradient,) = torch.autograd.grad(loss, leaf)
+                return {"loss": loss.detach()[None], "log_probs": log_probs, "entropy": entropy,
+                        "grad_logits": gradient}
+
+            return Variant(forward_backward)
+
+        return Row(
+            task=f"policy loss from logits to their gradient (dapo, entropy bonus), N {n}, V {vocab}, bf16",
+            ours=lambda: Variant(run),
+            wrong=lambda: run(temperature=1.02),
+            peers={"eager": lambda: torch_peer(peers.policy_loss_from_logits),
+                   "compiled": lambda: torch_peer(self.compiled(peers.policy_loss_from_logits)),
+                   "three calls": lambda: Variant(three_calls)},
+            tolerances={"loss": 1e-4, "log_probs": 1e-5, "entropy": 1e-5, "grad_logits": 8e-3},
+            bytes=logits.nbytes * 2,
+            note="three calls: our operations one after another, two or three reads and one write; floor: one read and "
+            "one write",
         )
 
     # ---- the fused head ----

@@ -8,6 +8,7 @@ n times; {"limit": bytes} times a parallel sum over as many bytes of float32. An
 
 import argparse
 import json
+import math
 import sys
 import time
 
@@ -102,6 +103,22 @@ def policy_loss_task(task):
     return run
 
 
+def policy_loss_from_logits_task(task, compute):
+    logits = torch.randn(task["rows"], task["vocab"]).to(DTYPES[task["dtype"]]).requires_grad_()
+    targets = torch.randint(task["vocab"], (task["rows"],))
+    advantages = torch.randn(task["rows"])
+    old = torch.full((task["rows"],), -math.log(task["vocab"]))
+
+    def run():
+        logits.grad = None
+        log_probs, entropy = compute(logits, targets)
+        ratio = torch.exp(log_probs - old)
+        loss = -torch.min(ratio * advantages, torch.clamp(ratio, 0.8, 1.2) * advantages)
+        (loss - 0.01 * entropy).mean().backward()
+
+    return run
+
+
 def advantages_task(task):
     rewards = torch.rand(task["groups"] * task["size"])
 
@@ -122,6 +139,7 @@ def make(task):
         "log-probs": lambda: log_probs_task(task, compute),
         "linear": lambda: linear_task(task, compute),
         "policy-loss": lambda: policy_loss_task(task),
+        "policy-loss-from-logits": lambda: policy_loss_from_logits_task(task, compute),
         "advantages": lambda: advantages_task(task),
     }
     return kinds[task["kind"]]()

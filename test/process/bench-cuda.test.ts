@@ -18,7 +18,17 @@ test('every row of the CUDA benchmark equals its peers, on the processor', { tim
   const { status, stdout, stderr } = run('--device', 'cuda-on-cpu');
   expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
   const rows = stdout.trim().split('\n');
-  const tasks = ['log-prob', 'log-prob', 'fused head', 'policy loss', 'group adv', 'AdamW', 'attention', 'attention'];
+  const tasks = [
+    'log-prob',
+    'log-prob',
+    'policy loss',
+    'fused head',
+    'policy loss',
+    'group adv',
+    'AdamW',
+    'attention',
+    'attention',
+  ];
   expect(rows).toHaveLength(tasks.length);
   rows.forEach((row, i) => {
     expect(row.slice(0, tasks[i]!.length)).toBe(tasks[i]);
