@@ -1,18 +1,23 @@
 // tokenLogProbs: a workgroup a row.
 
+var<workgroup> shared_masked: u32;  // uniform also where the mask shares a buffer that is written
+
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) workgroups: vec3u,
         invocation: Invocation) {
   let thread = thread_number(invocation);
   let row = workgroup_number(workgroup, workgroups);
   if (row >= p.rows) { return; }
-  if (HAS_MASK && load_mask(row) == 0) {
-    if (thread == 0u) {
-      store_logProbs(row, 0.0);
-      if (HAS_ENTROPY) { store_entropy(row, 0.0); }
-      if (HAS_LOG_SUM_EXP) { store_logSumExp(row, 0.0); }
+  if (HAS_MASK) {
+    if (thread == 0u) { shared_masked = u32(load_mask(row) == 0); }
+    if (workgroupUniformLoad(&shared_masked) != 0u) {
+      if (thread == 0u) {
+        store_logProbs(row, 0.0);
+        if (HAS_ENTROPY) { store_entropy(row, 0.0); }
+        if (HAS_LOG_SUM_EXP) { store_logSumExp(row, 0.0); }
+      }
+      return;
     }
-    return;
   }
   let all = row_statistics(row, thread);
   let target_ = u32(load_targets(row));

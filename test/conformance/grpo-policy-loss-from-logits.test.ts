@@ -227,18 +227,15 @@ describe.each(devices)('$name', ({ open }) => {
 
   test.each(['f32', 'bf16', 'f16'] as const)('%s logits: soft cap, temperature, in place, strides', async (dtype) => {
     const options: PolicyLossOptions = { beta: 0.1, entropyCoefficient: 0.02 };
-    for (const vocab of [1, 2, 33, 300]) {
+    for (const vocab of [1, 33, 300]) {
       const batch = randomBatch(7, vocab);
       for (const softmax of [{}, { temperature: 0.7 }, { softcap: 20, temperature: 1.3 }]) {
         const apart = await expectSameBits(device, batch, options, { dtype, ...softmax });
         expectEqual(await fused(device, batch, options, { dtype, ...softmax, inPlace: true }), apart);
-        for (const gap of [1, 8]) {
-          expectEqual(await fused(device, batch, options, { dtype, ...softmax, gap }), apart);
-          expectEqual(await fused(device, batch, options, { dtype, ...softmax, gap, inPlace: true }), apart);
-        }
-        for (const gradType of ['f32', 'bf16'] as const) {
-          await expectSameBits(device, batch, options, { dtype, ...softmax, gradType });
-        }
+        expectEqual(await fused(device, batch, options, { dtype, ...softmax, gap: 1, inPlace: true }), apart);
+        expectEqual(await fused(device, batch, options, { dtype, ...softmax, gap: 8 }), apart);
+        const gradType = dtype === 'bf16' ? 'f32' : 'bf16';
+        await expectSameBits(device, batch, options, { dtype, ...softmax, gradType });
       }
     }
   });

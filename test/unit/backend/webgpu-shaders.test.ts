@@ -61,10 +61,12 @@ const settings: Partial<Record<OperationName, readonly Setting[]>> = {
     lengths: { N: 6, B: 2, L, T: policyStatisticCount },
     scalars: { offPolicyMaskThreshold: [Number.POSITIVE_INFINITY] },
   })),
-  policyLossFromLogits: [2, 6].map((L) => ({
-    lengths: { N: 6, V: 30, B: 2, L, T: policyStatisticCount },
-    scalars: { temperature: [1], softcap: [0, 30], offPolicyMaskThreshold: [Number.POSITIVE_INFINITY] },
-  })),
+  policyLossFromLogits: [
+    {
+      lengths: { N: 6, V: 30, B: 2, L: 2, T: policyStatisticCount },
+      scalars: { temperature: [1], offPolicyMaskThreshold: [Number.POSITIVE_INFINITY] },
+    },
+  ],
   entropyThreshold: [{ lengths: { N: 6 }, scalars: { topEntropyQuantile: [0.2] } }],
   adamw: [{ lengths: { P: 8 }, scalars: { step: [1] } }],
 };

@@ -12,7 +12,7 @@ export function linearTokenLogProbs(kernels: Kernels, args: Arguments<'linearTok
     computeLogits(kernels, part(hidden), weight, logits);
     kernels.run(
       'tokenLogProbs',
-      [logits, part(targets), part(logProbs), some(entropy), some(logSumExp)],
+      [logits, part(targets), null, part(logProbs), some(entropy), some(logSumExp)],
       [temperature, softcap],
     );
   }

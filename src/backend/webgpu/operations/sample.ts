@@ -40,5 +40,5 @@ export function sample(kernels: Kernels, args: Arguments<'sample'>): void {
     workgroups: rows,
   });
   // The log-probs that training computes of these tokens, to the bit.
-  kernels.run('tokenLogProbs', [logits, ids, logProbs, null, null], [temperature === 0 ? 1 : temperature, 0]);
+  kernels.run('tokenLogProbs', [logits, ids, null, logProbs, null, null], [temperature === 0 ? 1 : temperature, 0]);
 }
