@@ -116,11 +116,11 @@ __device__ __forceinline__ void for_logits(const T* row, int64_t begin, int64_t 
   }
 }
 
-// Statistics of [begin, end) of a row, in every thread of the block. `weighted` is only computed with kEntropy; the
-// rest has the same bits.
+// Statistics of a thread's share of [begin, end) of a row. `weighted` is only computed with kEntropy; the rest has the
+// same bits.
 template <bool kEntropy, class T>
-__device__ RowStatistics part_statistics(const T* row, int64_t begin, int64_t end, bool aligned,
-                                         const RowTransform& transform) {
+__device__ LaneStatistics lane_statistics(const T* row, int64_t begin, int64_t end, bool aligned,
+                                          const RowTransform& transform) {
   const float scale = transform.inverse_temperature * kLog2e;
   LaneStatistics s = empty_lane();
   const auto add = [&](int64_t, auto& logits) {
@@ -134,8 +134,19 @@ __device__ RowStatistics part_statistics(const T* row, int64_t begin, int64_t en
     add_logits<kEntropy>(s, capped, scale);
   };
   for_logits(row, begin, end, aligned, add, add_one);
-  s = block_reduce<kRowThreads>(s, JoinLanes{scale});
+  return s;
+}
+
+// The statistics of all threads of the block joined, in each of them.
+__device__ __forceinline__ RowStatistics join_block(LaneStatistics s, const RowTransform& transform) {
+  s = block_reduce<kRowThreads>(s, JoinLanes{transform.inverse_temperature * kLog2e});
   return {s.max, s.sum, s.weighted * kLn2};
+}
+
+template <bool kEntropy, class T>
+__device__ RowStatistics part_statistics(const T* row, int64_t begin, int64_t end, bool aligned,
+                                         const RowTransform& transform) {
+  return join_block(lane_statistics<kEntropy>(row, begin, end, aligned, transform), transform);
 }
 
 // Statistics of a whole row by one block.

@@ -49,6 +49,59 @@ describe.each(await testDevices())('sample on $name', ({ open }) => {
     }
   });
 
+  // CUDA cuts a row of 24,581 logits into three parts; the second read is of one of them where no filter acts.
+  test.each([
+    plain,
+    { ...plain, temperature: 0.4 },
+    { ...plain, temperature: 0 },
+    { ...plain, topK: 500 },
+    { temperature: 0.7, topK: 0, topP: 0.9, minP: 0.01 },
+  ])('draws them from long rows with $temperature, topK $topK, topP $topP, minP $minP', async (options) => {
+    for (const [dtype, gap] of [
+      ['f32', 0],
+      ['bf16', 0],
+      ['f16', 1],
+    ] as const) {
+      t = new Tensors(device, gap);
+      const logits = randomMatrix(12, 24581, 9, dtype);
+      const { ids } = await draw(logits, keysFor(12), options, dtype);
+      expect(ids).toEqual(keysFor(12).map((key, r) => sample(rowOf(logits, r), key, options)));
+      t.dispose();
+    }
+  });
+
+  test('draws from the one stretch of a long row that has weights, whatever the rest is', async () => {
+    t = new Tensors(device);
+    const { NEGATIVE_INFINITY: low, POSITIVE_INFINITY: high, NaN: nan } = Number;
+    const rows: [rest: number, at: number, logit: number][] = [
+      [low, 0, -3],
+      [low, 8191, 2],
+      [low, 9000, -1e30],
+      [nan, 24580, 1],
+      [-1000, 20000, -5],
+      [5, 12000, high],
+      [5, 12000, 400],
+    ];
+    const logits = matrix(rows.length, 24581, (r, c) => rows[r]![c === rows[r]![1] ? 2 : 0]!);
+    logits.data[5 * 24581 + 3] = nan;
+    for (const options of [plain, { ...plain, temperature: 0 }, { ...plain, topP: 0.5 }, { ...plain, minP: 0.1 }]) {
+      const { ids } = await draw(logits, keysFor(rows.length), options);
+      expect(ids).toEqual(rows.map(([, at]) => at));
+    }
+    // The first of the largest, wherever the others are.
+    const ties = matrix(1, 24581, (_, c) => (c % 7000 === 6999 ? 2 : 1));
+    expect((await draw(ties, keysFor(1), { ...plain, temperature: 0 })).ids).toEqual([6999]);
+    for (const rest of [nan, low])
+      expect(
+        (
+          await draw(
+            matrix(1, 24581, () => rest),
+            keysFor(1),
+          )
+        ).ids,
+      ).toEqual([0]);
+  });
+
   test('any filters on any row', async () => {
     const rows = fc.array(fc.double({ min: -20, max: 20, noNaN: true }), { minLength: 1, maxLength: 300 });
     const options = fc.record({
@@ -96,13 +149,18 @@ describe.each(await testDevices())('sample on $name', ({ open }) => {
 
   test('a sample does not depend on its batch', async () => {
     t = new Tensors(device);
-    const logits = randomMatrix(9, 700, 3);
-    const keys = keysFor(9);
-    const together = await draw(logits, keys);
-    for (const r of [0, 4, 8]) {
-      const alone = await draw({ rows: 1, columns: 700, data: logits.data.slice(r * 700, (r + 1) * 700) }, [keys[r]!]);
-      expect(alone.ids[0]).toBe(together.ids[r]);
-      expect(alone.logProbs[0]).toBe(together.logProbs[r]);
+    for (const columns of [700, 24581]) {
+      const logits = randomMatrix(9, columns, 3);
+      const keys = keysFor(9);
+      const together = await draw(logits, keys);
+      for (const r of [0, 4, 8]) {
+        const alone = await draw(
+          matrix(1, columns, (_, c) => logits.data[r * columns + c]!),
+          [keys[r]!],
+        );
+        expect(alone.ids[0]).toBe(together.ids[r]);
+        expect(alone.logProbs[0]).toBe(together.logProbs[r]);
+      }
     }
   });
 
@@ -124,6 +182,7 @@ describe.each(await testDevices())('sample on $name', ({ open }) => {
     for (const [columns, temperature] of [
       [33, 1],
       [9001, 0.6],
+      [24581, 1.5],
       [129, 0],
     ] as const) {
       const logits = randomMatrix(6, columns, 11, dtype);
