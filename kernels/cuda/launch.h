@@ -50,21 +50,25 @@ __global__ void __launch_bounds__(256, 4) elements_kernel(int64_t rows, int64_t 
     body.template at<N>(row, column);
 }
 
-// body.at<N>(row, column) for every N adjacent elements of rows x columns: 4, where all tensors allow such accesses
-// (tensors.. are those that `body` reads and writes; their rows are `columns` long), else 1.
+// body.at<N>(row, column) for every N adjacent elements of rows x columns: as many as 16 bytes hold of the smallest
+// (tensors.. are those that `body` reads and writes; their rows are `columns` long), or 1 where a tensor does not allow
+// such accesses.
 template <class Body, class... Tensors>
 grpo_status for_elements(grpo_context& context, int64_t rows, int64_t columns, const Body& body,
                          const Tensors&... tensors) {
   if (rows == 0 || columns == 0) return GRPO_OK;
-  const bool by_four = columns % 4 == 0 && (is_aligned_for(tensors, 4) && ...);
-  const int64_t across = by_four ? columns / 4 : columns;
+  const int most = 16 / static_cast<int>(std::min({element_bytes(tensors)...}));
+  const bool aligned = columns % most == 0 && (is_aligned_for(tensors, most) && ...);
+  const int64_t across = aligned ? columns / most : columns;
   unsigned width = kWarp;
   while (width < 256 && width < across) width *= 2;
   const unsigned height = 256 / width;
   const dim3 grid(static_cast<unsigned>(ceil_divide(across, width)),
                   static_cast<unsigned>(std::min<int64_t>(ceil_divide(rows, height), 65535)));
-  return launch(context, by_four ? elements_kernel<4, Body> : elements_kernel<1, Body>, {grid, dim3(width, height)},
-                rows, columns, body);
+  const auto kernel = !aligned    ? elements_kernel<1, Body>
+                      : most == 4 ? elements_kernel<4, Body>
+                                  : elements_kernel<8, Body>;
+  return launch(context, kernel, {grid, dim3(width, height)}, rows, columns, body);
 }
 
 }  // namespace grpo_cuda

@@ -8,31 +8,67 @@ namespace {
 
 constexpr int kNormWarps = 8;
 
-// A warp takes a group of `width` adjacent elements.
+// Groups of `width` adjacent elements.
 struct NormGroups {
   int64_t count, width, per_row;  // per_row: groups in a row
 };
 
-__device__ __forceinline__ float sum_of_products(const FloatRows& a, const FloatRows& b, int64_t row, int64_t column,
-                                                 int64_t width) {
-  float sum = 0.0f;
-  for (int64_t i = threadIdx.x; i < width; i += kWarp) sum += a.load(row, column + i) * b.load(row, column + i);
-  return warp_reduce(sum, Sum{});
-}
+// A block of kThreads takes a group, a few elements of it a thread: a warp where groups are short, as heads are, and
+// more where they are rows, so that the few rows of a decoding step are done by as many blocks. Which of the two
+// depends on the width alone, and neither that nor N (elements an access, 1 where they are not aligned) on the other
+// rows.
+constexpr int kNormElements = 8;
 
-__global__ void __launch_bounds__(kWarp* kNormWarps) rms_norm_kernel(NormGroups groups, FloatRows in, FloatRows weight,
-                                                                     FloatRows out, float* inverse_rms, float epsilon) {
-  const int64_t group = int64_t{blockIdx.x} * kNormWarps + threadIdx.y;
+template <int kThreads, int N>
+__global__ void __launch_bounds__(256) rms_norm_kernel(NormGroups groups, FloatRows in, FloatRows weight, FloatRows out,
+                                                       float* inverse_rms, float epsilon) {
+  const int64_t group = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
   if (group >= groups.count) return;
   const int64_t row = group / groups.per_row, column = group % groups.per_row * groups.width;
-  const float squares = sum_of_products(in, in, row, column, groups.width);
+  const auto for_own = [&](const auto& use) {
+    for (int64_t first = threadIdx.x * kNormElements; first < groups.width; first += kThreads * kNormElements) {
+#pragma unroll
+      for (int n = 0; n < kNormElements; n += N) {
+        if (first + n < groups.width) use(first + n);
+      }
+    }
+  };
+  float squares = 0.0f;
+  for_own([&](int64_t i) {
+    const Floats<N> x = in.load<N>(row, column + i);
+#pragma unroll
+    for (int k = 0; k < N; ++k) squares += x.item[k] * x.item[k];
+  });
+  if constexpr (kThreads == kWarp) {
+    squares = warp_reduce(squares, Sum{});
+  } else {
+    squares = block_reduce<kThreads, Sum>(squares);
+  }
   const float inverse = 1.0f / sqrtf(squares / static_cast<float>(groups.width) + epsilon);
   if (inverse_rms && threadIdx.x == 0) inverse_rms[group] = inverse;
-  for (int64_t i = threadIdx.x; i < groups.width; i += kWarp)
-    out.store(row, column + i, in.load(row, column + i) * inverse * weight.load(0, i));
+  for_own([&](int64_t i) {
+    const Floats<N> x = in.load<N>(row, column + i), w = weight.load<N>(0, i);
+    Floats<N> y;
+#pragma unroll
+    for (int k = 0; k < N; ++k) y.item[k] = x.item[k] * inverse * w.item[k];
+    out.store<N>(row, column + i, y);
+  });
 }
 
-// With x^ = in * r, r the inverse rms, and y = grad_out * weight: grad_in = r (y - x^ mean(y x^)).
+template <int kThreads>
+grpo_status normalise(grpo_context& context, const NormGroups& groups, const grpo_rms_norm_args& args) {
+  const grpo_tensor weight = {args.weight.data, args.weight.dtype, 2, {1, groups.width}, groups.width};
+  const bool aligned = groups.width % kNormElements == 0 && is_aligned_for(args.in, kNormElements) &&
+                       is_aligned_for(weight, kNormElements) && is_aligned_for(args.out, kNormElements);
+  const dim3 block(kThreads, kThreads == kWarp ? kNormWarps : 1);
+  const dim3 grid(static_cast<unsigned>(ceil_divide(groups.count, block.y)));
+  return launch(context, aligned ? rms_norm_kernel<kThreads, kNormElements> : rms_norm_kernel<kThreads, 1>,
+                {grid, block}, groups, float_rows(args.in), float_rows(args.weight), float_rows(args.out),
+                float_data(args.inverse_rms), static_cast<float>(args.epsilon));
+}
+
+// With x^ = in * r, r the inverse rms, and y = grad_out * weight: grad_in = r (y - x^ mean(y x^)). A warp takes a
+// group.
 __global__ void __launch_bounds__(kWarp* kNormWarps)
     rms_norm_backward_kernel(NormGroups groups, FloatRows in, FloatRows weight, const float* inverse_rms,
                              FloatRows grad_out, FloatRows grad_in, bool accumulate) {
@@ -84,10 +120,8 @@ grpo_status rms_norm(grpo_context& context, const grpo_rms_norm_args& args) {
   if (auto status = check_norm(context, "rmsNorm", args.weight, args.in.shape[1])) return status;
   const NormGroups groups = groups_of(args.in, args.weight);
   if (groups.count == 0) return GRPO_OK;
-  return launch(context, rms_norm_kernel,
-                {dim3(static_cast<unsigned>(ceil_divide(groups.count, kNormWarps))), dim3(kWarp, kNormWarps)}, groups,
-                float_rows(args.in), float_rows(args.weight), float_rows(args.out), float_data(args.inverse_rms),
-                static_cast<float>(args.epsilon));
+  return groups.width <= kWarp * kNormElements ? normalise<kWarp>(context, groups, args)
+                                               : normalise<128>(context, groups, args);
 }
 
 grpo_status rms_norm_backward(grpo_context& context, const grpo_rms_norm_backward_args& args) {

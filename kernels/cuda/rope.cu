@@ -14,19 +14,30 @@ struct RopeBody {
   int64_t half;
   float direction;  // -1 turns back
 
+  // N adjacent pairs of one head.
   template <int N>
-  __device__ void at(int64_t row, int64_t n) const {
+  __device__ void turn(int64_t row, int64_t n) const {
+    const int64_t i = n % half, low = n / half * 2 * half + i, high = low + half;
+    const float position = static_cast<float>(positions[row]);
+    Floats<N> x = in.load<N>(row, low), y = in.load<N>(row, high);
 #pragma unroll
     for (int k = 0; k < N; ++k) {
-      const int64_t i = (n + k) % half, low = (n + k) / half * 2 * half + i, high = low + half;
       // The angle is a float32 product, as transformers has it.
       float sine, cosine;
-      sincosf(static_cast<float>(positions[row]) * inverse_frequencies[i], &sine, &cosine);
+      sincosf(position * inverse_frequencies[i + k], &sine, &cosine);
       sine *= direction;
-      const float x = in.load(row, low), y = in.load(row, high);
-      out.store(row, low, x * cosine - y * sine);
-      out.store(row, high, y * cosine + x * sine);
+      const float a = x.item[k], b = y.item[k];
+      x.item[k] = a * cosine - b * sine;
+      y.item[k] = b * cosine + a * sine;
     }
+    out.store<N>(row, low, x);
+    out.store<N>(row, high, y);
+  }
+  template <int N>
+  __device__ void at(int64_t row, int64_t n) const {
+    if (half % N == 0) return turn<N>(row, n);
+#pragma unroll
+    for (int k = 0; k < N; ++k) turn<1>(row, n + k);
   }
 };
 

@@ -1,6 +1,6 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { KernelError } from '../../src/errors.js';
-import type { Device } from '../../src/tensor.js';
+import type { Device, Tensor } from '../../src/tensor.js';
 import { testDevices } from '../devices.js';
 import { embedding, embeddingBackward } from '../reference/embedding.js';
 import { at, type Matrix, matrix } from '../reference/matrix.js';
@@ -121,6 +121,40 @@ describe.each(await testDevices())('the layers of a decoder on $name', ({ open }
         device.run('rope', { ...args, in: x, out: x, backward: Number(backward) });
         expect(await t.read(x)).toEqual(await t.read(out));
       }
+    });
+
+    // CUDA reads and writes rows in 16 bytes where it can.
+    test.each([
+      [5, 24, 8],
+      [2, 264, 264],
+      [3, 896, 896],
+      [2, 2056, 2056],
+    ])('rows of [%i, %i] that lie close have the bits of rows that do not', async (rows, columns, group) => {
+      const [input, other] = [randomMatrix(rows, columns, 1, dtype), randomMatrix(rows, columns, 2, dtype)];
+      const weight = randomMatrix(1, group, 3, dtype);
+      const ids = Array.from({ length: rows }, (_, i) => (i + 1) % rows);
+      const frequencies = Float32Array.from({ length: group / 2 }, (_, i) => 1 / (1 + i));
+      const results: Float32Array[][] = [];
+      for (const gap of [0, 3]) {
+        t = new Tensors(device, gap);
+        const [x, y, w] = [t.put(input, dtype), t.put(other, dtype), t.row(weight.data, dtype)];
+        const [sum, activated, normed, turned, looked] = Array.from({ length: 5 }, () =>
+          t.empty(rows, columns, dtype),
+        ) as [Tensor, Tensor, Tensor, Tensor, Tensor];
+        const inverseRms = t.vector((rows * columns) / group);
+        device.run('add', { a: x, b: y, out: sum, alpha: 0.5, beta: 2 });
+        device.run('swiglu', { gate: x, up: y, out: activated });
+        device.run('rmsNorm', { in: x, weight: w, out: normed, inverseRms, epsilon: 1e-6 });
+        const positions = t.row(ids, 'i32');
+        const angles = { positions, inverseFrequencies: t.row(frequencies), headDim: group };
+        device.run('rope', { ...angles, in: x, out: turned, backward: 0 });
+        device.run('embedding', { table: x, ids: positions, out: looked });
+        expectClose(await t.read(normed), rmsNorm(input, weight, 1e-6).out, limit);
+        expectClose(await t.read(turned), rope(input, ids, frequencies), limit);
+        results.push(await Promise.all([sum, activated, normed, turned, looked, inverseRms].map((x) => t.read(x))));
+        t.dispose();
+      }
+      expect(results[1]).toEqual(results[0]);
     });
 
     test('embedding, forward and backward', async () => {
