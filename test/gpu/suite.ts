@@ -18,7 +18,15 @@ const here = dirname(fileURLToPath(import.meta.url));
 const conformance = import.meta.glob('../conformance/*.test.ts');
 const nccl = import.meta.glob('./nccl.test.ts');
 /** Of the suites that take minutes beneath the memory checker, those with the most unlike accesses. */
-const checked = ['decoder-layers', 'decoder-attention', 'grpo-advantages', 'grpo-log-probs'];
+const checked = [
+  'decoder-layers',
+  'decoder-attention',
+  'decoder-cached-attention',
+  'decoder-sample',
+  'grpo-advantages',
+  'grpo-log-probs',
+  'grpo-policy-loss-from-logits',
+];
 
 interface Result {
   what: string;
