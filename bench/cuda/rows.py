@@ -23,13 +23,15 @@ class Sizes:
     groups: int
     parameters: int
     attention: tuple  # sequences, tokens of each, query heads, key heads, elements of a head
+    decoding: tuple  # prompts, rows of each, tokens of a prompt, own tokens of a row, then as above
 
 
 FULL = Sizes(tokens=8192, vocab=151_936, widths=[1536, 3584], chunk=1024, workspace=256 << 20, loss_tokens=65_536,
-             sequences=64, groups=4096, parameters=494_032_768, attention=(8, 1024, 14, 2, 64))
+             sequences=64, groups=4096, parameters=494_032_768, attention=(8, 1024, 14, 2, 64),
+             decoding=(8, 8, 512, 512, 32, 8, 128))
 # Few enough for kernels that run thread by thread on the processor; lengths that no vector divides.
 TINY = Sizes(tokens=12, vocab=1003, widths=[40], chunk=5, workspace=16 << 10, loss_tokens=96, sequences=4, groups=8,
-             parameters=5003, attention=(2, 24, 4, 2, 64))
+             parameters=5003, attention=(2, 24, 4, 2, 64), decoding=(2, 2, 200, 100, 4, 2, 64))
 
 
 class Rows:
@@ -50,6 +52,7 @@ class Rows:
         yield self.adamw
         yield lambda: self.attention(backward=False)
         yield lambda: self.attention(backward=True)
+        yield self.decoding
 
     # ---- helpers ----
 
@@ -430,4 +433,42 @@ class Rows:
             bytes=2 * (queries.nbytes + keys.nbytes) * (3 if backward else 1),
             flops=flops * (7 if backward else 2) // 2,
             note="floor: operations at the measured rate of a bf16 product; memory stays in the L2",
+        )
+
+    def decoding(self):
+        prompts, of_each, prompt, own, heads, key_heads, head_dim = self.sizes.decoding
+        rows, length = prompts * of_each, prompt + own
+        queries = self.normal(rows, heads * head_dim, dtype=torch.bfloat16)
+        # The prompts, then what each row has of its own.
+        keys, values = (self.normal(prompts * prompt + rows * own, key_heads * head_dim, dtype=torch.bfloat16)
+                        for _ in range(2))
+        out = torch.empty_like(queries)
+        segments = [(row // of_each * prompt, prompt, prompts * prompt + row * own, own) for row in range(rows)]
+        seen = torch.tensor(segments, dtype=torch.int32, device=self.device)
+
+        def run(scale=head_dim**-0.5):
+            self.kernels.run("cached_attention", queries=queries, key_cache=keys, value_cache=values, segments=seen,
+                             out=out, head_dim=head_dim, scale=scale, max_length=length)
+            return {"out": out}
+
+        def sdpa():
+            # A cache of its own for each row, as a static cache has it.
+            def whole(cache):
+                of_row = [torch.cat((cache[a:a + m], cache[b:b + n])) for a, m, b, n in segments]
+                return torch.stack(of_row).view(rows, length, key_heads, head_dim).transpose(1, 2).contiguous()
+
+            own_keys, own_values, q = whole(keys), whole(values), queries.view(rows, heads, 1, head_dim)
+            return Variant(lambda: {"out": F.scaled_dot_product_attention(q, own_keys, own_values, enable_gqa=True)
+                                    .view(rows, heads * head_dim)})
+
+        return Row(
+            task=f"decoding attention, {rows} rows of {prompt} + {own} tokens, {of_each} share a prompt, {heads} heads, "
+            f"{key_heads} key heads of {head_dim}, bf16",
+            ours=lambda: Variant(run),
+            wrong=lambda: run(scale=1.2 * head_dim**-0.5),
+            peers={"sdpa": sdpa},
+            tolerances={"out": 1e-2},
+            bytes=keys.nbytes + values.nbytes + 2 * queries.nbytes,
+            graph=True,
+            note="bytes: each prompt once; sdpa has a copy of it for each row",
         )

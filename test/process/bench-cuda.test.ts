@@ -28,6 +28,7 @@ test('every row of the CUDA benchmark equals its peers, on the processor', { tim
     'AdamW',
     'attention',
     'attention',
+    'decoding',
   ];
   expect(rows).toHaveLength(tasks.length);
   rows.forEach((row, i) => {
