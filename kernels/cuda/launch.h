@@ -14,28 +14,50 @@ struct Launch {
 
 inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Queues kernel(arguments...) on the context's stream.
-template <class... Parameters, class... Arguments>
-grpo_status launch(grpo_context& context, void (*kernel)(Parameters...), const Launch& how, Arguments&&... arguments) {
+// A launch as the runtime takes it. `cluster` has to stay as long as it.
+inline cudaLaunchConfig_t launch_config(grpo_context& context, const Launch& how, cudaLaunchAttribute* cluster) {
   cudaLaunchConfig_t config = {};
   config.gridDim = how.grid;
   config.blockDim = how.block;
   config.dynamicSmemBytes = how.shared;
   config.stream = context.stream();
-  cudaLaunchAttribute cluster = {};
   if (how.cluster > 1) {
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = how.cluster;
-    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-    config.attrs = &cluster;
+    cluster->id = cudaLaunchAttributeClusterDimension;
+    cluster->val.clusterDim.x = how.cluster;
+    cluster->val.clusterDim.y = cluster->val.clusterDim.z = 1;
+    config.attrs = cluster;
     config.numAttrs = 1;
   }
-  if (how.shared > (48u << 10)) {
-    // Asked for at each launch: a call of a few hundred nanoseconds, and nothing to keep.
-    const cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(how.shared));
-    if (error != cudaSuccess) return context.fail_with(error, "cudaFuncSetAttribute");
-  }
+  return config;
+}
+
+// Asked for at each launch: a call of a few hundred nanoseconds, and nothing to keep.
+template <class... Parameters>
+cudaError_t allow_shared(void (*kernel)(Parameters...), size_t bytes) {
+  if (bytes <= (48u << 10)) return cudaSuccess;
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+}
+
+// Whether the device, or the part of it that this process may use, can hold all blocks of a cluster at once.
+template <class... Parameters>
+bool cluster_fits(grpo_context& context, void (*kernel)(Parameters...), const Launch& how) {
+  if (how.cluster == 1) return true;
+  cudaLaunchAttribute cluster = {};
+  const cudaLaunchConfig_t config = launch_config(context, how, &cluster);
+  int clusters = 0;
+  cudaError_t error = allow_shared(kernel, how.shared);
+  if (error == cudaSuccess) error = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config);
+  if (error != cudaSuccess) cudaGetLastError();
+  return error == cudaSuccess && clusters > 0;
+}
+
+// Queues kernel(arguments...) on the context's stream.
+template <class... Parameters, class... Arguments>
+grpo_status launch(grpo_context& context, void (*kernel)(Parameters...), const Launch& how, Arguments&&... arguments) {
+  cudaLaunchAttribute cluster = {};
+  const cudaLaunchConfig_t config = launch_config(context, how, &cluster);
+  if (const cudaError_t error = allow_shared(kernel, how.shared))
+    return context.fail_with(error, "cudaFuncSetAttribute");
   const cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
   return error == cudaSuccess ? GRPO_OK : context.fail_with(error, "a kernel's launch");
 }

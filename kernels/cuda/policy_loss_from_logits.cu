@@ -267,13 +267,13 @@ grpo_status policy_rows(grpo_context& context, const grpo_policy_loss_from_logit
     return with_float_type(grad_logits, [&](auto* out) {
       using T = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
       using U = std::remove_pointer_t<decltype(out)>;
-      if (path == RowPath::kBlock)
-        return launch(context, policy_row_kernel<T, U>, {dim3(static_cast<unsigned>(rows)), dim3(kRowThreads)}, data,
-                      out, k);
       const unsigned cluster = cluster_blocks(k.parts);
       const size_t held = std::min(columns, k.parts.length) * sizeof(T);
-      return launch(context, policy_cluster_kernel<T, U>,
-                    {dim3(static_cast<unsigned>(rows * cluster)), dim3(kRowThreads), held, cluster}, data, out, k);
+      const Launch by_clusters = {dim3(static_cast<unsigned>(rows * cluster)), dim3(kRowThreads), held, cluster};
+      if (path == RowPath::kCluster && cluster_fits(context, policy_cluster_kernel<T, U>, by_clusters))
+        return launch(context, policy_cluster_kernel<T, U>, by_clusters, data, out, k);
+      return launch(context, policy_row_kernel<T, U>, {dim3(static_cast<unsigned>(rows)), dim3(kRowThreads)}, data, out,
+                    k);
     });
   });
 }

@@ -223,6 +223,13 @@ cudaError_t submit(Count call, cudaStream_t stream, std::function<void()> work);
 cudaError_t end_of_capture(cudaStream_t stream);
 }  // namespace cuda_on_cpu
 
+// GRPO_CUDA_ON_CPU_CLUSTERS of any kind, 1 when it is not set.
+cudaError_t cuda_on_cpu_clusters(int* clusters, const cudaLaunchConfig_t& config);
+template <class F>
+cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, F*, const cudaLaunchConfig_t* config) {
+  return cuda_on_cpu_clusters(clusters, *config);
+}
+
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
