@@ -27,7 +27,7 @@ test('the example of docs/kernels.md runs', async () => {
 
 test('docs/paper-index.md names options that exist', () => {
   const index = page('paper-index.md');
-  const source = ['policy-loss.ts', 'advantages.ts'].map((file) =>
+  const source = ['policy-options.ts', 'advantages.ts'].map((file) =>
     readFileSync(new URL(`../../../src/kernels/${file}`, import.meta.url), 'utf8'),
   );
   const options = [...index.matchAll(/`(\w+): /g)].map(([, name]) => name!);
