@@ -18,7 +18,8 @@ void expect(bool right, const char* what, int row, int column) {
 
 template <class Body>
 void run_warps(int warps, size_t shared, Body body) {
-  cuda_on_cpu::run(dim3(2), dim3(kWarp, warps), shared, [](void* b) { (*static_cast<Body*>(b))(); }, &body);
+  cuda_on_cpu::run(
+      dim3(2), dim3(kWarp, warps), shared, [](void* b) { (*static_cast<Body*>(b))(); }, &body);
 }
 
 // Small whole numbers: sums are exact in any order.
@@ -91,8 +92,7 @@ void check_left_operand() {
     const int lane = threadIdx.x;
     float blocks[2][4];
     for (int block = 0; block < 2; ++block) {
-      for (int i = 0; i < 4; ++i)
-        blocks[block][i] = left_at(0, lane / 4 + i / 2 * 8, block * 8 + lane % 4 * 2 + i % 2);
+      for (int i = 0; i < 4; ++i) blocks[block][i] = left_at(0, lane / 4 + i / 2 * 8, block * 8 + lane % 4 * 2 + i % 2);
     }
     left_operand(a[lane], blocks[0], blocks[1]);
   });
