@@ -188,5 +188,5 @@ cudaError_t cuda_on_cpu::check_launch(const cudaLaunchConfig_t& config) {
 }
 cudaError_t cuda_on_cpu_clusters(int* clusters, const cudaLaunchConfig_t& config) {
   *clusters = static_cast<int>(setting("GRPO_CUDA_ON_CPU_CLUSTERS", 1));
-  return cuda_on_cpu_check_launch(config);
+  return cuda_on_cpu::check_launch(config);
 }
