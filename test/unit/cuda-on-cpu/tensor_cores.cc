@@ -19,7 +19,7 @@ void expect(bool right, const char* what, int row, int column) {
 template <class Body>
 void run_warps(int warps, size_t shared, Body body) {
   cuda_on_cpu::run(
-      dim3(2), dim3(kWarp, warps), shared, [](void* b) { (*static_cast<Body*>(b))(); }, &body);
+      dim3(2), dim3(kWarp, warps), 1, shared, [](void* b) { (*static_cast<Body*>(b))(); }, &body);
 }
 
 // Small whole numbers: sums are exact in any order.
