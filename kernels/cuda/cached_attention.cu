@@ -18,7 +18,7 @@ namespace grpo_cuda {
 
 namespace {
 
-constexpr int kThreads = 128, kWarps = kThreads / kWarp;
+constexpr int kThreads = 256, kWarps = kThreads / kWarp;
 constexpr unsigned kTile = 256;  // keys
 constexpr unsigned kMostParts = 32;
 constexpr int kLaneElements = 8;  // of a head; a team of 8, 16 or 32 lanes has all of them
@@ -211,7 +211,7 @@ struct CachedBlock {
 };
 
 template <class T, int kTeam, int kHeads>
-__global__ void __launch_bounds__(kThreads, 4) cached_attention_kernel(CachedKernel<T> a) {
+__global__ void __launch_bounds__(kThreads, 2) cached_attention_kernel(CachedKernel<T> a) {
   using Lane = LaneHead<T, kTeam>;
   using Block = CachedBlock<T, kTeam, kHeads>;
   constexpr int kValues = Block::kValues, kAll = Block::kAll;
