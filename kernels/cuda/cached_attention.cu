@@ -22,7 +22,7 @@ constexpr int kThreads = 256, kWarps = kThreads / kWarp;
 constexpr unsigned kTile = 256;  // keys
 constexpr unsigned kMostParts = 32;
 constexpr int kLaneElements = 8;  // of a head; a team of 8, 16 or 32 lanes has all of them
-constexpr int64_t kMostScratch = int64_t{64} << 20;
+constexpr int64_t kMostScratch = int64_t{128} << 20;
 
 struct CacheParts {
   uint32_t count, length;
@@ -364,9 +364,10 @@ grpo_status run_cached(grpo_context& context, CachedKernel<T> a) {
                             : kMostParts;
   const int64_t part_bytes = Block::kAll * sizeof(float) + kHeads * sizeof(HeadSum);
   const int64_t most = std::min<int64_t>(grpo_context::kCounters, kMostScratch / (parts * part_bytes));
+  const int64_t units = ceil_divide(all, ceil_divide(all, most));  // of a launch: mostly all of them
   a.counters = context.counters();
-  for (a.first_unit = 0; a.first_unit < all; a.first_unit += most) {
-    a.units = static_cast<uint32_t>(std::min(most, all - a.first_unit));
+  for (a.first_unit = 0; a.first_unit < all; a.first_unit += units) {
+    a.units = static_cast<uint32_t>(std::min(units, all - a.first_unit));
     if (parts > 1) {
       a.partial = static_cast<float*>(context.scratch(parts * a.units * part_bytes));
       if (!a.partial) return context.status();
