@@ -29,7 +29,9 @@ __global__ void __launch_bounds__(kTileThreads, 3) grad_queries_tiles_kernel(Bac
   const Tile<kWidth> queries = tile(0), grad_out = tile(kHeldRows);
   const auto keys = [&](int t) { return tile(2 * kHeldRows + t % 2 * 2 * kKeys); };
   const auto values = [&](int t) { return tile(2 * kHeldRows + (t % 2 * 2 + 1) * kKeys); };
+  // Of each held row; read again for each tile, since registers are scarce.
   auto* const deltas = reinterpret_cast<float*>(shared + (2 * kHeldRows + 4 * kKeys) * Tile<kWidth>::kRowBytes);
+  auto* const shifts = deltas + kHeldRows;
 
   const SeenKeys<kKeys> seen_keys(part, group, key_head * kWidth);
   const int tiles = seen_keys.tiles();
@@ -57,27 +59,24 @@ __global__ void __launch_bounds__(kTileThreads, 3) grad_queries_tiles_kernel(Bac
     for (int distance = kLanes / 2; distance > 0; distance /= 2) delta += shuffle_xor(delta, distance);
     if (threadIdx.x % kLanes == 0) {
       deltas[i] = delta;
+      shifts[i] = weight_shift(a.log_sum_exp[at.row * a.log_sum_exp_stride + at.column / kWidth]);
       if (at.exists) a.delta[at.row * a.heads.query_heads + at.column / kWidth] = delta;
     }
   }
 
   const float scale = a.scale * kLog2E;
   int seen[2];  // how many keys a lane's two rows see
-  float shift[2], delta[2], grad[kWidth / 8][4] = {};
+  float grad[kWidth / 8][4] = {};
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const HeadPlace at = held(16 * warp + row_of(2 * i));
-    seen[i] = part.parent_length + at.row - part.start + 1;
-    shift[i] = weight_shift(a.log_sum_exp[at.row * a.log_sum_exp_stride + at.column / kWidth]);
+    seen[i] = part.parent_length + held(16 * warp + row_of(2 * i)).row - part.start + 1;
   }
   for (int t = 0; t < tiles; ++t) {
     wait_for_copies();
     __syncthreads();  // this tile is there, and everybody has done with the one before
     if (t + 1 < tiles) fetch(t + 1);
-    if (t == 0) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) delta[i] = deltas[16 * warp + row_of(2 * i)];
-    }
+    const float delta[2] = {deltas[16 * warp + row_of(0)], deltas[16 * warp + row_of(2)]};
+    const float shift[2] = {shifts[16 * warp + row_of(0)], shifts[16 * warp + row_of(2)]};
     float weights[kKeys / 8][4], grad_scores[kKeys / 8][4];
     dot_rows<kKeys>(weights, left_rows(queries, 16 * warp), keys(t));
     dot_rows<kKeys>(grad_scores, left_rows(grad_out, 16 * warp), values(t));
@@ -254,7 +253,7 @@ grpo_status attention_backward_tiles(grpo_context& context, const BackwardKernel
     const auto launch_of = [&](int64_t per_token, int floats) {
       return tile_launch(a.heads, a.rows, a.sequences.count, per_token, kRows, floats);
     };
-    if (auto status = launch(context, grad_queries_tiles_kernel<kWidth>, launch_of(a.heads.group, kHeldRows), a)) {
+    if (auto status = launch(context, grad_queries_tiles_kernel<kWidth>, launch_of(a.heads.group, 2 * kHeldRows), a)) {
       return status;
     }
     return launch(context, grad_keys_tiles_kernel<kWidth>, launch_of(1, 4 * kPassing), a);
