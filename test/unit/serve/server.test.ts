@@ -81,8 +81,9 @@ describe('requests that cannot be answered', () => {
 
 describe('load', () => {
   it('answers 429 with Retry-After when the queue is full, which the client waits for', async () => {
-    const serving = await serve({ scheduler: { maxBatch: 1, maxQueue: 1 } });
-    const first = post(serving, '/v1/completions', long);
+    // The first runs longer than all the requests that meet it take.
+    const serving = await serve({ scheduler: { maxBatch: 1, maxQueue: 1 }, context: 4096 });
+    const first = post(serving, '/v1/completions', { ...long, max_tokens: 3000 });
     await until(() => serving.model.scheduler.load.running === 1);
     const second = post(serving, '/v1/completions', { ...long, max_tokens: 2 });
     await until(() => serving.model.scheduler.load.waiting === 1);

@@ -27,13 +27,13 @@ export interface Serving {
 
 /** Serves a tiny model with a chat template on a free port, and checks in the end that nothing is left over. */
 export async function startServing(
-  options: ServerOptions & { scheduler?: DecodeSchedulerOptions; seed?: number } = {},
+  options: ServerOptions & { scheduler?: DecodeSchedulerOptions; seed?: number; context?: number } = {},
 ): Promise<Serving> {
-  const { scheduler, seed = 0, ...server } = options;
+  const { scheduler, seed = 0, context = 256, ...server } = options;
   const weightsDir = await mkdtemp(join(tmpdir(), 'grpo-weights-'));
   const device = await openDevice('cpu', { matmul: 'builtin', threads: 1 });
   const tokenizer = Tokenizer.fromCharacters(tinyAlphabet, { chatTemplate });
-  const policy = CausalLM.create({ ...tinyShape, maxPositionEmbeddings: 256 }, tokenizer, { device, seed });
+  const policy = CausalLM.create({ ...tinyShape, maxPositionEmbeddings: context }, tokenizer, { device, seed });
   const errors: unknown[] = [];
   const model = new ServedModel(policy, { name: 'tiny', weightsDir, scheduler: { cacheBytes: 2 ** 22, ...scheduler } });
   const api = new ApiServer(model, { port: 0, onError: (error) => errors.push(error), ...server });
