@@ -77,7 +77,8 @@ class World {
   readonly #running = new Set<ChildProcess>();
   readonly #grace: number;
   readonly #ended: Promise<Ended>;
-  #first: Ended | null = null;
+  #first: (Ended & { wasKilled: boolean }) | null = null;
+  #signalled = false;
   #timers: NodeJS.Timeout[] = [];
 
   private constructor(
@@ -152,6 +153,7 @@ class World {
 
   /** SIGKILL reaches what the processes have started, too. */
   signal(signal: NodeJS.Signals): void {
+    this.#signalled = true;
     if (signal === 'SIGKILL') for (const child of this.#children) killGroup(child);
     else for (const child of this.#running) child.kill(signal);
   }
@@ -160,9 +162,14 @@ class World {
     if (!this.#running.delete(child)) return;
     killGroup(child);
     const exitCode = exitCodeOfProcess(code, signal);
-    if (exitCode === 0 || this.#first) return;
+    const first = this.#first;
+    const wasKilled = signal !== null && !this.#signalled;
+    // Of a rank that was killed another may have learnt, and ended, before this process hears of either.
+    const isCause = wasKilled && first?.code === exitCodes.retryable && !first.wasKilled;
+    if (exitCode === 0 || (first && !isCause)) return;
     const how = why || (signal ? `was killed by ${signal}` : `ended with ${code}`);
-    this.#first = { code: exitCode, culprit: `rank ${rank} ${how}` };
+    this.#first = { code: exitCode, culprit: `rank ${rank} ${how}`, wasKilled };
+    if (first) return;
     this.#timers = [
       setTimeout(() => this.signal('SIGTERM'), settleTime),
       setTimeout(() => this.signal('SIGKILL'), settleTime + this.#grace),

@@ -1,5 +1,5 @@
 import fc from 'fast-check';
-import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { DType } from '../../src/backend/backend.js';
 import { GrpoError } from '../../src/errors.js';
 import { entropyThreshold } from '../../src/kernels/entropy-threshold.js';
@@ -383,12 +383,13 @@ describe.each(devices)('$name', ({ open }) => {
 
 test('rows of many parts are read twice where no cluster fits the device', async ({ skip }) => {
   if (!devices.some(({ name }) => name.startsWith('cuda-on-cpu'))) skip('there is no stand-in for CUDA');
-  vi.stubEnv('GRPO_CUDA_ON_CPU_CLUSTERS', '0');
-  const device = await openCudaOnCpu();
-  const batch = randomBatch(31, 20000);
-  await expectSameBits(device, batch, { entropyCoefficient: 0.1 }, { dtype: 'bf16' });
-  device.close();
-  vi.unstubAllEnvs();
+  using device = await openCudaOnCpu();
+  process.env.GRPO_CUDA_ON_CPU_CLUSTERS = '0';
+  try {
+    await expectSameBits(device, randomBatch(31, 20000), { entropyCoefficient: 0.1 }, { dtype: 'bf16' });
+  } finally {
+    delete process.env.GRPO_CUDA_ON_CPU_CLUSTERS;
+  }
 });
 
 /** Options that vespo refuses, switched off. */
