@@ -5,7 +5,7 @@
 //   npm run build:release                 for all that the project supports, and PTX for later ones
 //
 // Warnings are errors. What each kernel needs of a multiprocessor is written to build-cuda/resources.txt; a kernel that
-// takes more than 128 registers a thread (those that are named below: more), or spills more than 32 bytes of them to memory,
+// takes more than 128 registers a thread or spills more than 32 bytes of them to memory (those that are named below: more),
 // ends the build.
 import { copyFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -17,8 +17,11 @@ const released = ['80', '86', '89', '90', '100', '120'];
 const mostRegisters = 128;
 // On tensor cores sums stay in registers, 16 rows a warp: 64 of them a thread for heads of 128, and 128 for the gradients of
 // keys and values. 168 registers leave room for three blocks of 128 threads on a multiprocessor, 255 for two.
-const raised = { attention_tiles_kernel: 168, grad_queries_tiles_kernel: 168, grad_keys_tiles_kernel: 255 };
+const raisedRegisters = { attention_tiles_kernel: 168, grad_queries_tiles_kernel: 168, grad_keys_tiles_kernel: 255 };
 const mostSpilled = 32; // bytes stored and loaded; ptxas spills a word or two where it likes more blocks better
+// Eight query heads of one key keep 64 elements of queries, or of sums, beside four loads: a few words more on sm_86 and
+// sm_89, where half as many blocks would cost more.
+const raisedSpills = { cached_attention_kernel: 72 };
 
 const compiler = process.env.NVCC || 'nvcc';
 if (!hasCommand(compiler)) {
@@ -66,14 +69,18 @@ function checkResources() {
   );
   const path = join(root, 'build-cuda/resources.txt');
   writeFileSync(path, `${lines.join('\n')}\n`);
-  const most = (name) => raised[Object.keys(raised).find((kernel) => name.includes(kernel))] ?? mostRegisters;
-  const over = kernels.filter(({ name, registers, spills }) => spills > mostSpilled || registers > most(name));
+  const most = (name, byName, otherwise) =>
+    byName[Object.keys(byName).find((kernel) => name.includes(kernel))] ?? otherwise;
+  const over = kernels.filter(
+    ({ name, registers, spills }) =>
+      spills > most(name, raisedSpills, mostSpilled) || registers > most(name, raisedRegisters, mostRegisters),
+  );
   if (over.length > 0) {
     fail(
-      `Kernels beyond ${mostRegisters} registers (or what their name allows) or ${mostSpilled} bytes spilled:\n${over.map(({ name }) => name).join('\n')}\nSee ${path}.`,
+      `Kernels beyond ${mostRegisters} registers or ${mostSpilled} bytes spilled, or what their name allows:\n${over.map(({ name }) => name).join('\n')}\nSee ${path}.`,
     );
   }
   console.log(
-    `build-cuda/libgrpo_cuda.so for sm_${chosen.join(', sm_')}: ${kernels.length} kernels within their registers (most: ${mostRegisters}) and ${mostSpilled} bytes spilled.`,
+    `build-cuda/libgrpo_cuda.so for sm_${chosen.join(', sm_')}: ${kernels.length} kernels within ${mostRegisters} registers and ${mostSpilled} bytes spilled, or what their name allows.`,
   );
 }

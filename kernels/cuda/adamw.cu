@@ -53,8 +53,8 @@ grpo_status adamw(grpo_context& context, const grpo_adamw_args& args) {
       args.max_norm,
       adamw_step(args.learning_rate, args.beta1, args.beta2, args.epsilon, args.weight_decay, args.step)};
   const grpo_tensor& weights = args.model_weights.data ? args.model_weights : args.parameters;
-  return for_elements(context, 1, args.parameters.shape[0], body, args.parameters, args.gradients, args.first_moment,
-                      args.second_moment, weights);
+  return for_elements<4>(context, 1, args.parameters.shape[0], body, args.parameters, args.gradients, args.first_moment,
+                         args.second_moment, weights);
 }
 
 }  // namespace grpo_cuda

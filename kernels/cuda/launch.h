@@ -74,13 +74,13 @@ __global__ void __launch_bounds__(256, 4) elements_kernel(int64_t rows, int64_t 
 
 // body.at<N>(row, column) for every N adjacent elements of rows x columns: 8 where a tensor has 16 bits an element and
 // all allow such accesses (tensors.. are those that `body` reads and writes; their rows are `columns` long), else 4
-// or 1.
-template <class Body, class... Tensors>
+// or 1. `kMost` is 4 for a body that has no registers for 8.
+template <int kMost = 8, class Body, class... Tensors>
 grpo_status for_elements(grpo_context& context, int64_t rows, int64_t columns, const Body& body,
                          const Tensors&... tensors) {
   if (rows == 0 || columns == 0) return GRPO_OK;
   const auto fits = [&](int n) { return columns % n == 0 && (is_aligned_for(tensors, n) && ...); };
-  const int n = ((element_bytes(tensors) == 2) || ...) && fits(8) ? 8 : fits(4) ? 4 : 1;
+  const int n = kMost == 8 && ((element_bytes(tensors) == 2) || ...) && fits(8) ? 8 : fits(4) ? 4 : 1;
   const int64_t across = columns / n;
   unsigned width = kWarp;
   while (width < 256 && width < across) width *= 2;
@@ -88,7 +88,7 @@ grpo_status for_elements(grpo_context& context, int64_t rows, int64_t columns, c
   const dim3 grid(static_cast<unsigned>(ceil_divide(across, width)),
                   static_cast<unsigned>(std::min<int64_t>(ceil_divide(rows, height), 65535)));
   return launch(context,
-                n == 8   ? elements_kernel<8, Body>
+                n == 8   ? elements_kernel<kMost, Body>
                 : n == 4 ? elements_kernel<4, Body>
                          : elements_kernel<1, Body>,
                 {grid, dim3(width, height)}, rows, columns, body);

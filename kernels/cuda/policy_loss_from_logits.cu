@@ -113,7 +113,7 @@ __device__ __forceinline__ void drop_row(const PolicyRows& k, int64_t at, U* out
 // ---- a block a row --------------------------------------------------------------------------------------------------
 
 template <class T, class U>
-__global__ void __launch_bounds__(kRowThreads) policy_row_kernel(const T* logits, U* grad_logits, PolicyRows k) {
+__global__ void __launch_bounds__(kRowThreads, 4) policy_row_kernel(const T* logits, U* grad_logits, PolicyRows k) {
   const int64_t at = blockIdx.x;
   const T* row = logits + at * k.stride;
   U* out = grad_logits + at * k.out_stride;
