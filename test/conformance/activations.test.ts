@@ -1,11 +1,12 @@
 import { readFileSync } from 'node:fs';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { CausalLM } from '../../src/models/causal-lm.js';
 import '../../src/platform/node.js';
 import { type Device, Scope } from '../../src/tensor.js';
 import { GRPOTrainer } from '../../src/trainer/grpo-trainer.js';
 import { SFTTrainer } from '../../src/trainer/sft-trainer.js';
 import { testDevices } from '../devices.js';
+import { suiteDevice } from '../suite-device.js';
 import { tinyPolicy } from '../tiny-model.js';
 import { families, fixture, fixtureFolder } from '../unit/models/fixtures.js';
 
@@ -33,12 +34,8 @@ const norm = (values: Float32Array) => Math.sqrt(values.reduce((sum, x) => sum +
 
 describe.each(await testDevices())('activations in bf16 on $name', ({ name, open }) => {
   let device: Device;
-  beforeAll(async () => {
-    device = await open();
-  });
-  afterAll(() => {
-    expect(device.memory().liveTensors).toBe(0);
-    device.close();
+  suiteDevice(open, (opened) => {
+    device = opened;
   });
 
   /** The model of a fixture, its weights in bf16 and changed by `alter`: log-probs, entropy, and gradients by weight. */

@@ -1,5 +1,5 @@
 import fc from 'fast-check';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { KernelError } from '../../src/errors.js';
 import {
   type AdvantageOptions,
@@ -10,6 +10,7 @@ import {
 import type { Device } from '../../src/tensor.js';
 import { testDevices } from '../devices.js';
 import { referenceAdvantages } from '../reference/advantages.js';
+import { suiteDevice } from '../suite-device.js';
 
 const devices = (await testDevices()).filter(({ name }) => !name.endsWith('openblas'));
 const settings = advantageBaselines.flatMap((baseline) => advantageScales.map((scale) => ({ baseline, scale })));
@@ -25,12 +26,8 @@ async function run(device: Device, groups: readonly (readonly number[])[], optio
 
 describe.each(devices)('$name', ({ open }) => {
   let device: Device;
-  beforeAll(async () => {
-    device = await open();
-  });
-  afterAll(() => {
-    expect(device.memory().liveTensors).toBe(0);
-    device.close();
+  suiteDevice(open, (opened) => {
+    device = opened;
   });
 
   test.each(settings)('agrees with the reference: baseline $baseline, scale $scale', async (setting) => {

@@ -1,10 +1,11 @@
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { KernelError } from '../../src/errors.js';
 import { entropyThreshold } from '../../src/kernels/entropy-threshold.js';
 import type { Device } from '../../src/tensor.js';
 import { testDevices } from '../devices.js';
 import { randomNumbers } from '../reference/compare.js';
 import { referenceEntropyThreshold } from '../reference/policy-loss.js';
+import { suiteDevice } from '../suite-device.js';
 
 const devices = (await testDevices()).filter(({ name }) => !name.endsWith('openblas'));
 const tolerance = 2e-7;
@@ -17,12 +18,8 @@ function random(count: number, seed: number): number[] {
 
 describe.each(devices)('$name', ({ open }) => {
   let device: Device;
-  beforeAll(async () => {
-    device = await open();
-  });
-  afterAll(() => {
-    expect(device.memory().liveTensors).toBe(0);
-    device.close();
+  suiteDevice(open, (opened) => {
+    device = opened;
   });
 
   async function run(entropy: readonly number[], topEntropyQuantile: number, mask?: readonly number[]) {

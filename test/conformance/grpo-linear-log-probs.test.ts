@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import type { DType } from '../../src/backend/backend.js';
 import { decode, encode } from '../../src/dtype.js';
 import { KernelError } from '../../src/errors.js';
@@ -14,6 +14,7 @@ import {
   worstRow,
 } from '../reference/compare.js';
 import { referenceRow, referenceRowGradient } from '../reference/log-probs.js';
+import { suiteDevice } from '../suite-device.js';
 
 const devices = await testDevices();
 
@@ -111,12 +112,8 @@ describe.each(devices)('$name', ({ name, open }) => {
   // OpenBLAS promises no bits from row to row.
   const builtinTest = name.endsWith('builtin') ? test : () => {};
   let device: Device;
-  beforeAll(async () => {
-    device = await open();
-  });
-  afterAll(() => {
-    expect(device.memory().liveTensors).toBe(0);
-    device.close();
+  suiteDevice(open, (opened) => {
+    device = opened;
   });
 
   test.each([

@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import type { DType } from '../../src/backend/backend.js';
 import { decode, encode } from '../../src/dtype.js';
 import { GrpoError, KernelError } from '../../src/errors.js';
@@ -13,6 +13,7 @@ import type { Device, Tensor } from '../../src/tensor.js';
 import { testDevices } from '../devices.js';
 import { gradientTolerance, logProbTolerance, randomNumbers, withScaledRow, worstRow } from '../reference/compare.js';
 import { referenceRow, referenceRowGradient } from '../reference/log-probs.js';
+import { suiteDevice } from '../suite-device.js';
 
 interface Case {
   name: string;
@@ -121,12 +122,8 @@ function randomInput(rows: number, vocab: number, scale = 3, seed = 1): Input & 
 
 describe.each(devices)('$name', ({ open }) => {
   let device: Device;
-  beforeAll(async () => {
-    device = await open();
-  });
-  afterAll(() => {
-    expect(device.memory().liveTensors).toBe(0);
-    device.close();
+  suiteDevice(open, (opened) => {
+    device = opened;
   });
 
   describe('agrees with PyTorch', () => {

@@ -1,5 +1,5 @@
 import fc from 'fast-check';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import type { DType } from '../../src/backend/backend.js';
 import { GrpoError } from '../../src/errors.js';
 import { entropyThreshold } from '../../src/kernels/entropy-threshold.js';
@@ -11,6 +11,7 @@ import { openCudaOnCpu, testDevices } from '../devices.js';
 import { gradientTolerance, randomNumbers, withScaledRow, worstRow } from '../reference/compare.js';
 import { referenceRow, referenceRowGradient } from '../reference/log-probs.js';
 import { referencePolicyLoss } from '../reference/policy-loss.js';
+import { suiteDevice } from '../suite-device.js';
 
 /** Where the terms of a token's gradient cancel, that of its row is as far off as they are. */
 const tolerance = 4 * gradientTolerance.f32;
@@ -186,12 +187,8 @@ const label = (options: PolicyLossOptions) => JSON.stringify(options).replace(/[
 
 describe.each(devices)('$name', ({ open }) => {
   let device: Device;
-  beforeAll(async () => {
-    device = await open();
-  });
-  afterAll(() => {
-    expect(device.memory().liveTensors).toBe(0);
-    device.close();
+  suiteDevice(open, (opened) => {
+    device = opened;
   });
 
   test.each(everyKind.map((options) => ({ options, title: label(options) })))(

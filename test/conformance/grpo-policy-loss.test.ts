@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import fc from 'fast-check';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import {
   klEstimators,
   lossTypes,
@@ -14,6 +14,7 @@ import type { Device } from '../../src/tensor.js';
 import { testDevices } from '../devices.js';
 import { randomNumbers, relativeError } from '../reference/compare.js';
 import { type ReferenceTokens, referenceEntropyThreshold, referencePolicyLoss } from '../reference/policy-loss.js';
+import { suiteDevice } from '../suite-device.js';
 
 type Data = ReferenceTokens;
 
@@ -91,12 +92,8 @@ const label = (options: PolicyLossOptions) => JSON.stringify(options).replace(/[
 
 describe.each(devices)('$name', ({ open }) => {
   let device: Device;
-  beforeAll(async () => {
-    device = await open();
-  });
-  afterAll(() => {
-    expect(device.memory().liveTensors).toBe(0);
-    device.close();
+  suiteDevice(open, (opened) => {
+    device = opened;
   });
 
   describe("agrees with TRL's own loss", () => {
