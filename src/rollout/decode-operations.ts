@@ -178,7 +178,7 @@ export class DecodeOperations {
   /** Runs one token of each row, `ids` [R], through the model, and hands the last layer's output [R,H] to `use`. */
   feed<T>(ids: Tensor, places: readonly CachePlace[], scope: Scope, use: (output: Tensor) => T): T {
     const data = placeNumbers(places);
-    const maxLength = Math.max(...places.map(({ promptLength, fed }) => promptLength + fed + 1));
+    const maxLength = places.reduce((most, { promptLength, fed }) => Math.max(most, promptLength + fed + 1), 0);
     const all = scope.track(this.#device.tensor(data, [data.length], 'i32'));
     return this.#feed(ids, stepInputs(all, places.length, maxLength, scope), use);
   }
@@ -321,7 +321,10 @@ export class RecordedStep {
 
   /** Queues the step; `places` and `rows` in the order of `ids`. */
   run(places: readonly CachePlace[], rows: readonly SampledRow[]): void {
-    this.#numbers.write(Int32Array.of(...placeNumbers(places), ...keyNumbers(rows)));
+    const numbers = new Int32Array(this.#numbers.size);
+    numbers.set(placeNumbers(places));
+    numbers.set(keyNumbers(rows), 6 * rows.length);
+    this.#numbers.write(numbers);
     this.#recording.replay();
   }
 

@@ -143,11 +143,11 @@ export class DecodeWave {
   /** Records the step for the rows at `going`, whose tokens lie in `ids`. */
   #record(rows: readonly DecodeRow[], going: readonly number[], index: number, ids: Tensor): void {
     const staying = going.map((i) => rows[i]!);
+    const maxLength = staying.reduce((most, { prompt, limit }) => Math.max(most, prompt.length + limit - 1), 0);
     const fed = this.#pick(ids, going);
     // Its memory goes to the one that follows.
     this.#steady?.step.dispose();
     this.#steady = null;
-    const maxLength = Math.max(...staying.map(({ prompt, limit }) => prompt.length + limit - 1));
     const step = this.#operations.recordStep(fed, this.#sampled(staying, index), maxLength);
     this.#steady = { rows: staying, step, wasted: 0 };
   }

@@ -61,6 +61,12 @@ describe('a wave', () => {
     expect(new Set(live.slice(3)).size).toBe(1);
   });
 
+  it('may have more rows than a call can have arguments', async () => {
+    const rows = rowsOf(new Array(130_000).fill(2));
+    expect(await decode(rows)).toBe(1);
+    expect(rows.every(({ ids }) => ids.length === 2)).toBe(true);
+  });
+
   it('records none for rows of one token', async () => {
     expect(await decode(rowsOf([1, 1]))).toBe(0);
   });
