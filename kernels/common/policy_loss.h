@@ -46,7 +46,7 @@ GRPO_HD F exp_less_linear(F x) {
   q = q * x + 1.0f / 6.0f;
   q = q * x + 0.5f;
   const F near = x * x * q, far = hd_exp(x) - 1.0f - x;
-  return (x < 0.5f) & (x > -0.5f) ? near : far;
+  return ((x < 0.5f) & (x > -0.5f)) ? near : far;
 }
 
 // ---- KL to the reference, x = ref - lp (Schulman, "Approximating KL divergence", 2020) ----
@@ -83,7 +83,7 @@ GRPO_HD Objective<F> clipped_objective(F ratio, F advantage, float low, float hi
   const F clipped = at_least(at_most(ratio, high), low) * advantage;
   const F slope = -advantage * ratio, none = splat<F>(0.0f);
   const F unclipped_slope = ratio <= delta ? slope : none;
-  const F clipped_slope = (ratio >= low) & (ratio <= high) ? slope : none;
+  const F clipped_slope = ((ratio >= low) & (ratio <= high)) ? slope : none;
   const auto takes_unclipped = unclipped <= clipped;
   return {-(takes_unclipped ? unclipped : clipped), takes_unclipped ? unclipped_slope : clipped_slope, none};
 }
@@ -133,7 +133,7 @@ GRPO_HD F correction_weight(F log_ratio, int mode, float least, float cap) {
   const F weight = ratio_of(log_ratio);
   if (mode == GRPO_CORRECTION_TOKEN_TRUNCATE || mode == GRPO_CORRECTION_SEQUENCE_TRUNCATE)
     return at_most(at_least(weight, least), cap);
-  return (weight >= least) & (weight <= cap) ? weight : splat<F>(0.0f);
+  return ((weight >= least) & (weight <= cap)) ? weight : splat<F>(0.0f);
 }
 
 // Its logarithm, as VESPO adds it to a sequence's log weight; a token of weight 0 counts as 1e-8.
@@ -145,7 +145,7 @@ GRPO_HD F log_correction_weight(F log_ratio, int mode, float least, float cap) {
     log_weight = at_most(at_least(log_ratio, logf(least)), logf(cap));
   } else {
     const F weight = ratio_of(log_ratio);
-    log_weight = (weight >= least) & (weight <= cap) ? log_ratio : dropped;
+    log_weight = ((weight >= least) & (weight <= cap)) ? log_ratio : dropped;
   }
   return at_least(at_most(log_weight, kVespoMaxLogRatio), kVespoMinLogWeight);
 }
