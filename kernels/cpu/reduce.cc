@@ -21,7 +21,6 @@ grpo_status column_sum(grpo_context& context, const grpo_column_sum_args& args) 
 // Chunks of fixed length, each with one float64 sum a lane, then the chunks in order.
 grpo_status global_norm(grpo_context& context, const grpo_global_norm_args& args) {
   constexpr int64_t kChunk = 16384;
-  using vhalf_float_u = float __attribute__((vector_size(2 * kWidth), aligned(4), may_alias));
   const float* in = static_cast<const float*>(args.in.data);
   const int64_t count = args.in.shape[0], chunks = (count + kChunk - 1) / kChunk;
   double* partials = static_cast<double*>(context.shared_scratch((chunks + 1) * sizeof(double)));

@@ -1,8 +1,6 @@
 // rope. Compiled once an instruction set (isa/kernels.inc).
 
-using vdouble = double __attribute__((vector_size(4 * kWidth)));
 using vlong = int64_t __attribute__((vector_size(4 * kWidth)));
-constexpr int kDoubles = kWidth / 2;
 
 // cosine and sine of kDoubles angles, to float accuracy for angles up to a million: reduction to +-pi/4 in float64,
 // then Taylor polynomials.

@@ -69,7 +69,6 @@ constexpr int64_t kBlock = 256;  // weights that are summed before the running s
 
 // The token at share `uniform` of the weights, 0 when all weights are 0.
 static int64_t draw(const float* weights, int64_t n, double uniform, double* block_sums) {
-  using vhalf_float_u = float __attribute__((vector_size(2 * kWidth), aligned(4), may_alias));
   double total = 0.0;
   for (int64_t begin = 0; begin < n; begin += kBlock) {
     const int64_t end = std::min(begin + kBlock, n);

@@ -8,12 +8,18 @@
 using vfloat = float __attribute__((vector_size(4 * kWidth)));
 using vint = int32_t __attribute__((vector_size(4 * kWidth)));
 
-// Unaligned vector in memory.
-using vfloat_u = float __attribute__((vector_size(4 * kWidth), aligned(4), may_alias));
-using vint_u = int32_t __attribute__((vector_size(4 * kWidth), aligned(4), may_alias));
 using vhalf = uint16_t __attribute__((vector_size(2 * kWidth)));
-using vhalf_u = uint16_t __attribute__((vector_size(2 * kWidth), aligned(2), may_alias));
+using vhalf_float = float __attribute__((vector_size(2 * kWidth)));
+constexpr int kDoubles = kWidth / 2;
+using vdouble = double __attribute__((vector_size(4 * kWidth)));
 using vuint = uint32_t __attribute__((vector_size(4 * kWidth)));
+
+// Unaligned vectors in memory. Clang sees the alignment of an alias only before the equals sign.
+using vfloat_u __attribute__((aligned(4), may_alias)) = vfloat;
+using vint_u __attribute__((aligned(4), may_alias)) = vint;
+using vhalf_u __attribute__((aligned(2), may_alias)) = vhalf;
+using vhalf_float_u __attribute__((aligned(4), may_alias)) = vhalf_float;
+static_assert(alignof(vfloat_u) == 4 && alignof(vint_u) == 4 && alignof(vhalf_u) == 2 && alignof(vhalf_float_u) == 4);
 
 #define SIMD static inline __attribute__((always_inline))
 
