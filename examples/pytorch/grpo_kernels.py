@@ -5,10 +5,12 @@
     loss = kernels.policy_loss(log_probs, advantages, sequence_offsets, old_log_probs=old)
     loss.backward()
 
-Work is queued on PyTorch's current stream of the device. Shapes and meanings are those of kernels/include/grpo.h and
-docs/numerics.md; argument structs are made from that header.
+Work is queued on the stream that was PyTorch's current one of the device when `Kernels` was made; where another is current
+later, each waits for the other. Shapes and meanings are those of kernels/include/grpo.h and docs/numerics.md; argument
+structs are made from that header.
 """
 
+import contextlib
 import ctypes
 import re
 from pathlib import Path
@@ -58,7 +60,7 @@ def read_operations():
 
 
 class Kernels:
-    """One device of the library, on PyTorch's current stream."""
+    """One device of the library: a GPU, or the processor where PyTorch sees none."""
 
     def __init__(self, library, device=0):
         operations = read_operations()
@@ -76,22 +78,33 @@ class Kernels:
         self._table = entry().contents
         if self._table.abi_version != 4 or self._table.struct_size != ctypes.sizeof(Backend):
             raise RuntimeError(f"{library} has another version of the table than {HEADER}")
-        stream = torch.cuda.current_stream(device).cuda_stream if torch.cuda.is_available() else 0
+        self._device = device if torch.cuda.is_available() else None
+        self._stream = self._current_stream()
         # Targets are PyTorch's: checking them would wait for the device. One out of range gives NaN.
-        options = f"stream={stream};check_indices=0" if stream else "check_indices=0"
+        options = f"stream={self._stream};check_indices=0"
         message = ctypes.create_string_buffer(512)
         self._context = pointer()
         create = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(pointer), ctypes.c_char_p,
                                   ctypes.c_size_t)(self._table.create)
-        if create(device, options.encode(), ctypes.byref(self._context), message, len(message)):
-            raise RuntimeError(message.value.decode())
+        with self._chosen():
+            if create(device, options.encode(), ctypes.byref(self._context), message, len(message)):
+                raise RuntimeError(message.value.decode())
         self._arguments = {}
         for name, tensors, scalars in operations:
             fields = [(tensor, GrpoTensor) for tensor in tensors] + [(scalar, ctypes.c_double) for scalar in scalars]
             self._arguments[name] = type(name, (ctypes.Structure,), {"_fields_": fields, "tensors": tensors})
 
     def close(self):
-        ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._table.destroy)(self._context)
+        with self._chosen():
+            ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._table.destroy)(self._context)
+
+    def _current_stream(self):
+        """0 is the default stream."""
+        return 0 if self._device is None else torch.cuda.current_stream(self._device).cuda_stream
+
+    def _chosen(self):
+        """The library makes its device the thread's own: PyTorch's choice comes back afterwards."""
+        return contextlib.nullcontext() if self._device is None else torch.cuda.device(self._device)
 
     def integers(self, values):
         """int32 numbers in the library's memory until close(): unlike a torch tensor's, it never reads them back, which
@@ -100,17 +113,29 @@ class Kernels:
         data, size, pointer = ctypes.c_void_p(), ctypes.c_size_t, ctypes.c_void_p
         allocate = ctypes.CFUNCTYPE(ctypes.c_int, pointer, size, ctypes.POINTER(pointer))(self._table.allocate)
         upload = ctypes.CFUNCTYPE(ctypes.c_int, pointer, pointer, pointer, size)(self._table.upload)
-        self._require("integers", allocate(self._context, ctypes.sizeof(host), ctypes.byref(data)))
-        self._require("integers", upload(self._context, data, ctypes.addressof(host), ctypes.sizeof(host)))
+        with self._chosen():
+            self._require("integers", allocate(self._context, ctypes.sizeof(host), ctypes.byref(data)))
+            self._require("integers", upload(self._context, data, ctypes.addressof(host), ctypes.sizeof(host)))
         return GrpoTensor(data.value, DTYPES[torch.int32], 1, (ctypes.c_int64 * 4)(len(host)), len(host))
 
     def run(self, name, **values):
         """Queues an operation. Tensors that are left out are absent, scalars 0."""
         arguments = self._arguments[name]()
         for key, value in values.items():
+            if isinstance(value, torch.Tensor) and value.device.index != self._device:
+                raise ValueError(f"{name}: {key}: expected a tensor on {self._place()}, got one on {value.device}")
             setattr(arguments, key, tensor_argument(value) if key in arguments.tensors else float(value))
-        call = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(getattr(self._table, name))
-        self._require(name, call(self._context, ctypes.addressof(arguments)))
+        call = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+        current = self._current_stream()
+        with self._chosen():
+            if current != self._stream:
+                self._require(name, call(self._table.wait_for_stream)(self._context, current))
+            self._require(name, call(getattr(self._table, name))(self._context, ctypes.addressof(arguments)))
+            if current != self._stream:
+                self._require(name, call(self._table.let_stream_wait)(self._context, current))
+
+    def _place(self):
+        return "the processor" if self._device is None else f"cuda:{self._device}"
 
     def _require(self, name, status):
         if status:
