@@ -62,7 +62,7 @@ Blas::Blas(cudaStream_t stream) : stream_(stream) {
                    "); install the CUDA toolkit's libcublas, or set GRPO_CUBLAS_LIBRARY to its path";
     return;
   }
-  static Functions functions;
+  Functions functions;
   if (!find(library, "cublasCreate_v2", functions.create) || !find(library, "cublasDestroy_v2", functions.destroy) ||
       !find(library, "cublasSetStream_v2", functions.set_stream) ||
       !find(library, "cublasSetWorkspace_v2", functions.set_workspace) ||
@@ -83,7 +83,7 @@ Blas::Blas(cudaStream_t stream) : stream_(stream) {
                    std::to_string(status);
     return;
   }
-  functions_ = &functions;
+  functions_ = std::make_unique<const Functions>(functions);
   functions_->set_stream(handle_, stream_);
   if (cudaMallocAsync(&workspace_, kWorkspaceBytes, stream_) == cudaSuccess) {
     functions_->set_workspace(handle_, workspace_, kWorkspaceBytes);

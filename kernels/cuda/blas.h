@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "../include/grpo.h"
@@ -37,7 +38,7 @@ class Blas {
 
  private:
   struct Functions;
-  const Functions* functions_ = nullptr;
+  std::unique_ptr<const Functions> functions_;
   void* handle_ = nullptr;
   void* workspace_ = nullptr;
   cudaStream_t stream_;

@@ -20,9 +20,53 @@ std::string version_text(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
 
+// Of the driver, and of the runtime that this library was built with.
+struct Versions {
+  int driver = 0, runtime = 0;
+  Versions() {
+    cudaDriverGetVersion(&driver);
+    cudaRuntimeGetVersion(&runtime);
+  }
+};
+
+void require_device(int ordinal) {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error == cudaErrorInsufficientDriver) {
+    cudaGetLastError();
+    const Versions versions;
+    if (versions.driver == 0) throw std::runtime_error("there is no driver of NVIDIA (libcuda.so.1) on this system");
+    throw std::runtime_error("the driver is for CUDA " + version_text(versions.driver) +
+                             ", and this library was built with " + version_text(versions.runtime) +
+                             ": update the driver, or build the library with a toolkit that is not newer");
+  }
+  if (error != cudaErrorNoDevice) require(error, "counting the devices");
+  if (ordinal < count) return;
+  cudaGetLastError();
+  const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
+  throw std::runtime_error("this process sees " + std::to_string(count) + " CUDA device(s)" +
+                           (visible ? ", with CUDA_VISIBLE_DEVICES=" + std::string(visible) : "") + ", and number " +
+                           std::to_string(ordinal) + " was asked for (numbers start at 0)");
+}
+
+// Stands for all kernels: they are compiled for the same devices.
+__global__ void any_kernel() {}
+
+void require_code(const cudaDeviceProp& device) {
+  cudaFuncAttributes attributes;
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, any_kernel);
+  if (error == cudaSuccess) return;
+  cudaGetLastError();
+  const std::string major = std::to_string(device.major), minor = std::to_string(device.minor);
+  throw std::runtime_error("this library has no code for " + std::string(device.name) + " of compute capability " +
+                           major + "." + minor + " (" + cudaGetErrorString(error) +
+                           "): build it with GRPO_CUDA_ARCHITECTURES=" + major + minor);
+}
+
 }  // namespace
 
 grpo_context::grpo_context(int ordinal, const std::string& options) : ordinal_(ordinal) {
+  require_device(ordinal);
   require(cudaSetDevice(ordinal), "choosing the device");
   require(cudaGetDeviceProperties(&properties_, ordinal), "reading the device's properties");
   if (properties_.major < 8) {
@@ -30,6 +74,7 @@ grpo_context::grpo_context(int ordinal, const std::string& options) : ordinal_(o
                              std::to_string(properties_.major) + "." + std::to_string(properties_.minor) +
                              "; 8.0 or later is needed");
   }
+  require_code(properties_);
   int pools = 0;
   require(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, ordinal), "asking for memory pools");
   if (!pools) throw std::runtime_error(std::string(properties_.name) + " does not support CUDA's memory pools");
@@ -46,18 +91,17 @@ grpo_context::grpo_context(int ordinal, const std::string& options) : ordinal_(o
   }
   checks_indices_ = checks != "0";
   require(pool_.open(ordinal, stream_), "opening the memory pool");
+  require(staging_.open(), "reserving pinned memory of the host");
   require(cudaMallocAsync(reinterpret_cast<void**>(&counters_), kCounters * sizeof(unsigned), stream_),
           "reserving memory");
   require(cudaMemsetAsync(counters_, 0, kCounters * sizeof(unsigned), stream_), "clearing memory");
   require(cudaStreamSynchronize(stream_), "waiting for the device");
   blas_ = new grpo_cuda::Blas(stream_);
-  int driver = 0, runtime = 0;
-  cudaDriverGetVersion(&driver);
-  cudaRuntimeGetVersion(&runtime);
+  const Versions versions;
   description = "name=" + std::string(properties_.name) + "\ncapability=" + std::to_string(properties_.major) + "." +
                 std::to_string(properties_.minor) + "\nmultiprocessors=" + std::to_string(processors()) +
                 "\nmemory=" + std::to_string(properties_.totalGlobalMem >> 20) +
-                " MiB\ndriver=" + version_text(driver) + "\nruntime=" + version_text(runtime) +
+                " MiB\ndriver=" + version_text(versions.driver) + "\nruntime=" + version_text(versions.runtime) +
                 "\nmatmul=" + blas_->description();
 }
 
@@ -70,7 +114,11 @@ grpo_context::~grpo_context() {
   }
   cudaFreeAsync(counters_, stream_);
   pool_.close();
-  if (!lost()) cudaStreamSynchronize(stream_);
+  if (!lost()) {
+    cudaStreamSynchronize(stream_);
+    pool_.trim();  // for others: PyTorch's allocator has no part in this pool
+  }
+  staging_.close();
   cudaEventDestroy(event_);
   if (owns_stream_) cudaStreamDestroy(stream_);
 }
@@ -84,13 +132,11 @@ void* grpo_context::scratch(size_t bytes, ScratchSlot slot) {
   scratch = {};
   // A quarter more, so that slowly growing requests do not each allocate; without it where memory is short.
   for (const size_t size : {bytes + bytes / 4, bytes}) {
-    const cudaError_t error = cudaMallocAsync(&scratch.data, size, stream_);
+    const cudaError_t error = pool_.reserve(size, &scratch.data);
     if (error == cudaSuccess) {
       scratch.bytes = size;
       return scratch.data;
     }
-    cudaGetLastError();
-    scratch.data = nullptr;
     if (error != cudaErrorMemoryAllocation) return fail_with(error, "cudaMallocAsync"), nullptr;
   }
   fail(GRPO_OUT_OF_MEMORY, "%zu bytes of scratch space were asked for; %llu bytes are live", bytes,
@@ -129,9 +175,15 @@ grpo_status grpo_context::enter() {
 }
 
 grpo_status grpo_context::upload(void* device, const void* host, size_t bytes) {
+  if (capture_) return fail(GRPO_UNSUPPORTED, "it copies values from the host");
   pool_.keep_copy(device, host, bytes);
-  // Memory of the host that is not pinned has been read when this returns.
-  const cudaError_t result = cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_);
+  cudaError_t result;
+  if (bytes <= grpo_cuda::Staging::kSlotBytes) {
+    result = staging_.upload(device, host, bytes, stream_);
+  } else {
+    result = cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_);
+    if (result == cudaSuccess) result = cudaStreamSynchronize(stream_);
+  }
   return result == cudaSuccess ? GRPO_OK : fail_with(result, "cudaMemcpyAsync to the device");
 }
 

@@ -12,6 +12,7 @@
 #include "../include/grpo.h"
 #include "memory_pool.h"
 #include "runtime.h"
+#include "staging.h"
 
 namespace grpo_cuda {
 class Blas;
@@ -71,6 +72,7 @@ struct grpo_context : ErrorRecord {
   // fail() for an error of CUDA in `call`. All but a lack of memory leave the device unusable.
   grpo_status fail_with(cudaError_t error, const char* call);
 
+  // `host` has been read when this returns.
   grpo_status upload(void* device, const void* host, size_t bytes);
   grpo_status download(void* host, const void* device, size_t bytes);
   grpo_status synchronize();
@@ -97,6 +99,7 @@ struct grpo_context : ErrorRecord {
   cudaEvent_t event_ = nullptr;  // of order()
   bool checks_indices_ = true;
   grpo_cuda::MemoryPool pool_;
+  grpo_cuda::Staging staging_;
   grpo_cuda::Blas* blas_ = nullptr;
   Scratch scratch_[grpo_cuda::kScratchSlots];
   unsigned scratch_moves_ = 0;

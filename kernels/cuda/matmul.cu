@@ -37,10 +37,7 @@ grpo_status product(grpo_context& context, bool transpose_a, bool transpose_b, i
                     const Matrix& a, const Matrix& b, const Matrix& out, bool accumulate) {
   if (m == 0 || n == 0) return GRPO_OK;
   if (k == 0) {
-    if (accumulate) return GRPO_OK;
-    const cudaError_t error = cudaMemset2DAsync(out.data, out.stride * (out.dtype == GRPO_F32 ? 4 : 2), 0,
-                                                n * (out.dtype == GRPO_F32 ? 4 : 2), m, context.stream());
-    return error == cudaSuccess ? GRPO_OK : context.fail_with(error, "cudaMemset2DAsync");
+    return accumulate ? GRPO_OK : fill(context, {tensor_of(out, m, n), 0.0});
   }
   const Blas& blas = context.blas();
   if (!blas.found()) return context.fail(GRPO_UNSUPPORTED, "matmul: %s", blas.description().c_str());
@@ -81,7 +78,11 @@ grpo_status product(grpo_context& context, bool transpose_a, bool transpose_b, i
     }
   }
   if (const int status = blas.product(transpose_a, transpose_b, m, n, k, left, right, result, accumulate)) {
-    return context.fail(GRPO_DEVICE_LOST, "matmul: cublasGemmEx failed with status %d", status);
+    // cublasStatus_t: ALLOC_FAILED, and INVALID_VALUE, ARCH_MISMATCH and NOT_SUPPORTED, which queue nothing.
+    const grpo_status kind = status == 3                                  ? GRPO_OUT_OF_MEMORY
+                             : status == 7 || status == 8 || status == 15 ? GRPO_UNSUPPORTED
+                                                                          : GRPO_DEVICE_LOST;
+    return context.fail(kind, "matmul: cublasGemmEx failed with status %d", status);
   }
   if (!convert_out) return GRPO_OK;
   return convert_floats(context, tensor_of(result, m, n), tensor_of(out, m, n));

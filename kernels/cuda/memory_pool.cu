@@ -20,21 +20,25 @@ void MemoryPool::close() {
   live_.clear();
 }
 
-cudaError_t MemoryPool::allocate(size_t bytes, void** data) {
-  const size_t size = std::max<size_t>(bytes, 1);
-  cudaError_t error = cudaMallocAsync(data, size, stream_);
+void MemoryPool::trim() { cudaMemPoolTrimTo(pool_, 0); }
+
+cudaError_t MemoryPool::reserve(size_t bytes, void** data) {
+  cudaError_t error = cudaMallocAsync(data, bytes, stream_);
   if (error == cudaErrorMemoryAllocation) {
     // The pool may hold memory in pieces of other sizes: hand it back, and ask once more.
     cudaGetLastError();
     cudaStreamSynchronize(stream_);
-    cudaMemPoolTrimTo(pool_, 0);
-    error = cudaMallocAsync(data, size, stream_);
+    trim();
+    error = cudaMallocAsync(data, bytes, stream_);
   }
-  if (error != cudaSuccess) {
-    cudaGetLastError();
-    *data = nullptr;
-    return error;
-  }
+  if (error == cudaSuccess) return error;
+  cudaGetLastError();
+  *data = nullptr;
+  return error;
+}
+
+cudaError_t MemoryPool::allocate(size_t bytes, void** data) {
+  if (const cudaError_t error = reserve(std::max<size_t>(bytes, 1), data)) return error;
   live_[reinterpret_cast<uintptr_t>(*data)] = {bytes, {}};
   memory_.live_bytes += bytes;
   memory_.peak_bytes = std::max(memory_.peak_bytes, memory_.live_bytes);

@@ -19,7 +19,11 @@ class MemoryPool {
   cudaError_t open(int ordinal, cudaStream_t stream);
   // Frees what is live.
   void close();
+  // Gives the system what is neither live nor on its way to be: the work of the device has ended.
+  void trim();
 
+  // Memory that is not counted; nullptr and CUDA's error when there is none.
+  cudaError_t reserve(size_t bytes, void** data);
   cudaError_t allocate(size_t bytes, void** data);
   void release(void* data);
   grpo_memory memory() const;

@@ -104,9 +104,15 @@ async function probe(kind: 'cpu' | 'cuda'): Promise<DeviceInfo> {
       const reason = kind === 'cpu' ? 'every machine has one' : `${answer.deviceCount} CUDA device(s) found`;
       return { kind, available: true, reason, name: kind, attempts: answer.attempts };
     }
-    const none = { path: kind, stage: 'device', message: 'the driver reports no CUDA device' } as const;
-    // Each library that could not be loaded is an attempt; fewer than all means that one was.
-    const attempts = answer.attempts.length < libraries.length ? [...answer.attempts, none] : answer.attempts;
+    const { attempts } = answer;
+    // Each library that could not be loaded is an attempt; fewer than all means that one was. Opening a device then tells
+    // more than that there is none: that there is no driver, or one that is too old.
+    if (attempts.length < libraries.length) {
+      const opened = await binding.open(kind, 0, '', libraries);
+      if (opened.description) binding.close(opened.engine);
+      const none = { path: kind, stage: 'device', message: 'the driver reports no CUDA device' } as const;
+      attempts.push(opened.attempts.find(({ stage }) => stage === 'device') ?? none);
+    }
     return { kind, available: false, name: kind, ...explain(attempts) };
   } catch (error) {
     return unavailable(kind, error);

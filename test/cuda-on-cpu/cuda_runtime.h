@@ -7,7 +7,8 @@
 // results that depend on an order that CUDA does not promise.
 //
 // Only what the kernels use is here. What differs from CUDA: memory is the host's; kernels have run when their launch
-// returns.
+// returns. Copies from the host have not: they are carried out when the stream is next used or waited for, and end the
+// process where their source has changed by then.
 #pragma once
 
 #include <bit>
@@ -120,8 +121,10 @@ enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
+  cudaErrorInsufficientDriver = 35,
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
+  cudaErrorNoKernelImageForDevice = 209,
   cudaErrorInvalidResourceHandle = 400,
   cudaErrorIllegalAddress = 700,
   cudaErrorStreamCaptureUnsupported = 900,
@@ -145,6 +148,7 @@ struct CudaOnCpuStream {
 };
 struct CudaOnCpuEvent {
   CudaOnCpuStream* stream;
+  bool recorded;
 };
 using cudaStream_t = CudaOnCpuStream*;
 using cudaEvent_t = CudaOnCpuEvent*;
@@ -193,7 +197,8 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
                               size_t height, cudaMemcpyKind kind, cudaStream_t stream);
 cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t stream);
-cudaError_t cudaMemset2DAsync(void* data, size_t pitch, int value, size_t width, size_t height, cudaStream_t stream);
+cudaError_t cudaMallocHost(void** data, size_t bytes);
+cudaError_t cudaFreeHost(void* data);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
@@ -206,7 +211,15 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
+struct cudaFuncAttributes {};
+// GRPO_CUDA_ON_CPU_NO_CODE: the library was built for other devices.
+cudaError_t cuda_on_cpu_find_code();
+template <class F>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, F*) {
+  return cuda_on_cpu_find_code();
+}
 template <class F>
 cudaError_t cudaFuncSetAttribute(F*, cudaFuncAttribute, int) {
   return cudaSuccess;
@@ -221,6 +234,8 @@ void count(Count what, int by = 1);
 cudaError_t submit(Count call, cudaStream_t stream, std::function<void()> work);
 // The error of what a captured stream does not take; cudaSuccess for another.
 cudaError_t end_of_capture(cudaStream_t stream);
+// Carries out the copies from the host that the stream holds.
+void finish_copies(cudaStream_t stream);
 }  // namespace cuda_on_cpu
 
 // GRPO_CUDA_ON_CPU_CLUSTERS of any kind, 1 when it is not set.

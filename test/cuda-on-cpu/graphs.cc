@@ -27,7 +27,7 @@ bool is_captured(cudaStream_t stream) { return capture.graph && capture.stream =
 
 cudaError_t submit(Count call, cudaStream_t stream, std::function<void()> work) {
   count(call);
-  if (!is_captured(stream)) return work(), cudaSuccess;
+  if (!is_captured(stream)) return finish_copies(stream), work(), cudaSuccess;
   if (capture.invalid) return cudaErrorStreamCaptureInvalidated;
   capture.graph->nodes.push_back(std::move(work));
   return cudaSuccess;
@@ -71,6 +71,7 @@ cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* executable, cudaGraph
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   if (const cudaError_t error = end_of_capture(stream)) return error;
   count(kGraphLaunches);
+  finish_copies(stream);
   for (const auto& node : executable->nodes) node();
   return cudaSuccess;
 }

@@ -6,11 +6,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
 #include <unordered_map>
+#include <vector>
 
 #include "cuda_runtime.h"
 
@@ -29,6 +31,13 @@ std::mutex mutex;
 std::unordered_map<void*, Allocation> allocations;
 size_t live[kDevices] = {};
 thread_local int device = 0;
+
+struct HostCopy {
+  void* to;
+  const void* from;
+  std::vector<unsigned char> bytes;  // as they were when the copy was asked for
+};
+std::unordered_map<cudaStream_t, std::vector<HostCopy>> host_copies;
 thread_local cudaError_t last_error = cudaSuccess;
 
 size_t setting(const char* name, size_t otherwise) {
@@ -43,6 +52,11 @@ cudaError_t note(cudaError_t error) {
   return error;
 }
 
+// GRPO_CUDA_ON_CPU_DRIVER: the version that the driver has.
+int driver_version() { return static_cast<int>(setting("GRPO_CUDA_ON_CPU_DRIVER", 13000)); }
+constexpr int kRuntimeVersion = 13000;
+constexpr size_t kMostPitch = 0x7fffffff;
+
 template <class Work>
 cudaError_t queue_copy(cudaStream_t stream, Work work) {
   return note(cuda_on_cpu::submit(cuda_on_cpu::kCopies, stream, work));
@@ -54,6 +68,20 @@ extern "C" __attribute__((visibility("default"))) std::atomic<int32_t> cuda_on_c
 std::atomic<int32_t> cuda_on_cpu_counts[cuda_on_cpu::kCounts];
 void cuda_on_cpu::count(Count what, int by) { cuda_on_cpu_counts[what] += by; }
 
+void cuda_on_cpu::finish_copies(cudaStream_t stream) {
+  std::vector<HostCopy> copies;
+  {
+    const std::lock_guard lock(mutex);
+    copies.swap(host_copies[stream]);
+  }
+  for (const HostCopy& copy : copies) {
+    if (std::memcmp(copy.from, copy.bytes.data(), copy.bytes.size()) != 0) {
+      give_up("the host's memory changed before an asynchronous copy from it had ended");
+    }
+    std::memcpy(copy.to, copy.from, copy.bytes.size());
+  }
+}
+
 const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
     case cudaSuccess:
@@ -62,6 +90,10 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "invalid argument";
     case cudaErrorMemoryAllocation:
       return "out of memory";
+    case cudaErrorInsufficientDriver:
+      return "CUDA driver version is insufficient for CUDA runtime version";
+    case cudaErrorNoKernelImageForDevice:
+      return "no kernel image is available for execution on the device";
     case cudaErrorNoDevice:
       return "no CUDA-capable device is detected";
     case cudaErrorInvalidResourceHandle:
@@ -78,7 +110,13 @@ const char* cudaGetErrorString(cudaError_t error) {
 }
 cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
 
-cudaError_t cudaGetDeviceCount(int* count) { return *count = kDevices, cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int* count) {
+  if (driver_version() < kRuntimeVersion) return note(cudaErrorInsufficientDriver);
+  return *count = kDevices, cudaSuccess;
+}
+cudaError_t cuda_on_cpu_find_code() {
+  return std::getenv("GRPO_CUDA_ON_CPU_NO_CODE") ? note(cudaErrorNoKernelImageForDevice) : cudaSuccess;
+}
 cudaError_t cudaSetDevice(int ordinal) {
   if (ordinal < 0 || ordinal >= kDevices) return note(cudaErrorInvalidDevice);
   return device = ordinal, cudaSuccess;
@@ -93,8 +131,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) { return *value = 1, cudaSuccess; }
-cudaError_t cudaDriverGetVersion(int* version) { return *version = 13000, cudaSuccess; }
-cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 13000, cudaSuccess; }
+cudaError_t cudaDriverGetVersion(int* version) { return *version = driver_version(), cudaSuccess; }
+cudaError_t cudaRuntimeGetVersion(int* version) { return *version = kRuntimeVersion, cudaSuccess; }
 
 cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int) { return *pool = nullptr, cudaSuccess; }
 cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
@@ -121,6 +159,7 @@ cudaError_t cudaMallocAsync(void** data, size_t bytes, cudaStream_t stream) {
 }
 cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
   if (const cudaError_t error = cuda_on_cpu::end_of_capture(stream)) return note(error);
+  cuda_on_cpu::finish_copies(stream);
   const std::lock_guard lock(mutex);
   const auto found = allocations.find(data);
   if (found == allocations.end()) return note(data ? cudaErrorInvalidValue : cudaSuccess);
@@ -130,11 +169,25 @@ cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
   return cudaSuccess;
 }
 
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
-  return queue_copy(stream, [=] { std::memmove(to, from, bytes); });
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+  if (kind != cudaMemcpyHostToDevice) return queue_copy(stream, [=] { std::memmove(to, from, bytes); });
+  // A node of a graph would read memory of the host at each launch.
+  if (const cudaError_t error = cuda_on_cpu::end_of_capture(stream)) return note(error);
+  return queue_copy(stream, [=] {
+    const auto* first = static_cast<const unsigned char*>(from);
+    const std::lock_guard lock(mutex);
+    host_copies[stream].push_back({to, from, {first, first + bytes}});
+  });
 }
+cudaError_t cudaMallocHost(void** data, size_t bytes) {
+  return (*data = std::malloc(bytes)) ? cudaSuccess : note(cudaErrorMemoryAllocation);
+}
+cudaError_t cudaFreeHost(void* data) { return std::free(data), cudaSuccess; }
 cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
                               size_t height, cudaMemcpyKind, cudaStream_t stream) {
+  if (std::max(to_pitch, from_pitch) > kMostPitch || std::min(to_pitch, from_pitch) < width) {
+    return note(cudaErrorInvalidValue);
+  }
   return queue_copy(stream, [=] {
     for (size_t row = 0; row < height; ++row) {
       std::memmove(static_cast<char*>(to) + row * to_pitch, static_cast<const char*>(from) + row * from_pitch, width);
@@ -144,11 +197,6 @@ cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_
 cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t stream) {
   return queue_copy(stream, [=] { std::memset(data, value, bytes); });
 }
-cudaError_t cudaMemset2DAsync(void* data, size_t pitch, int value, size_t width, size_t height, cudaStream_t stream) {
-  return queue_copy(stream, [=] {
-    for (size_t row = 0; row < height; ++row) std::memset(static_cast<char*>(data) + row * pitch, value, width);
-  });
-}
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   const auto launch = [](cudaStream_t stream, std::function<void()> work) {
@@ -156,19 +204,30 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   };
   return *stream = new CudaOnCpuStream{nullptr, nullptr, device, launch}, cudaSuccess;
 }
-cudaError_t cudaStreamDestroy(cudaStream_t stream) { return delete stream, cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return note(cuda_on_cpu::end_of_capture(stream)); }
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  cuda_on_cpu::finish_copies(stream);
+  return delete stream, cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (const cudaError_t error = cuda_on_cpu::end_of_capture(stream)) return note(error);
+  return cuda_on_cpu::finish_copies(stream), cudaSuccess;
+}
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   if (stream && stream->wait) stream->wait(stream);
   if (event->stream && event->stream->finish) event->stream->finish(event->stream);
   return cudaSuccess;
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  return *event = new CudaOnCpuEvent{nullptr}, cudaSuccess;
+  return *event = new CudaOnCpuEvent{nullptr, false}, cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   if (stream && stream->device != device) return note(cudaErrorInvalidResourceHandle);
-  return event->stream = stream, cudaSuccess;
+  *event = {stream, true};
+  return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  if (event->recorded) cuda_on_cpu::finish_copies(event->stream);
+  return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
 
@@ -178,6 +237,8 @@ cudaError_t cuda_on_cpu::check_launch(const cudaLaunchConfig_t& config) {
   bool fits = threads > 0 && threads <= 1024 && threads % 32 == 0 && grid.x > 0 && grid.x <= 0x7fffffffu &&
               grid.y > 0 && grid.y <= 65535 && grid.z > 0 && grid.z <= 65535 &&
               config.dynamicSmemBytes <= shared_capacity() && config.numAttrs <= 1;
+  // A thread's kernels go to the device that it has chosen.
+  if (config.stream && config.stream->device != device) return note(cudaErrorInvalidResourceHandle);
   if (fits && config.numAttrs == 1) {
     const auto& cluster = config.attrs[0].val.clusterDim;
     const bool is_size = cluster.x == 1 || cluster.x == 2 || cluster.x == 4 || cluster.x == 8;

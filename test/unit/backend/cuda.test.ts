@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs';
 import process from 'node:process';
 import { afterEach, describe, expect, test, vi } from 'vitest';
+import { availableDevices } from '../../../src/backend/open-device.js';
 import { KernelError, OutOfMemoryError, UnsupportedError } from '../../../src/errors.js';
 import type { Device } from '../../../src/tensor.js';
 import { cudaOnCpu, openCudaOnCpu } from '../../devices.js';
@@ -27,6 +28,51 @@ describe.skipIf(!existsSync(cudaOnCpu.library))('the CUDA library', () => {
     expect(device.name).toBe('cuda:0 (CUDA on the CPU)');
     expect(device.backend.details).toMatchObject({ capability: '9.0', driver: '13.0' });
     expect(device.backend.details.matmul).toMatch(/^cuBLAS 13\.0 \(.*libcublas\.so\)$/);
+  });
+
+  test.each([
+    ['GRPO_CUDA_ON_CPU_DRIVER', '12040', /the driver is for CUDA 12\.4, and this library was built with 13\.0: update/],
+    ['GRPO_CUDA_ON_CPU_DRIVER', '0', /there is no driver of NVIDIA/],
+  ])('says what is wrong with the driver where %s is %s', async (variable, value, message) => {
+    vi.stubEnv(variable, value);
+    const failure = { attempts: [{ path: 'cuda:0', stage: 'device', message: expect.stringMatching(message) }] };
+    await expect(open()).rejects.toMatchObject(failure);
+    vi.stubEnv('GRPO_CUDA_LIBRARY', cudaOnCpu.library);
+    expect((await availableDevices())[1]).toMatchObject({ available: false, reason: expect.stringMatching(message) });
+  });
+
+  test('says that it was built for other devices, and how to build it', async () => {
+    vi.stubEnv('GRPO_CUDA_ON_CPU_NO_CODE', '1');
+    const message =
+      'this library has no code for CUDA on the CPU of compute capability 9.0 (no kernel image is available for ' +
+      'execution on the device): build it with GRPO_CUDA_ARCHITECTURES=90';
+    await expect(open()).rejects.toMatchObject({ attempts: [{ message }] });
+  });
+
+  test('says how many devices the process sees', async () => {
+    vi.stubEnv('CUDA_VISIBLE_DEVICES', '3,4');
+    const message =
+      'this process sees 2 CUDA device(s), with CUDA_VISIBLE_DEVICES=3,4, and number 7 was asked for (numbers start at 0)';
+    await expect(open('cuda:7')).rejects.toMatchObject({ attempts: [{ message }] });
+  });
+
+  test('copies rows that are further apart than CUDA copies at once', async () => {
+    const device = await open();
+    const [apart, together] = [device.empty([2, 2 ** 29 + 4]), device.tensor([1, 2, 3, 4, 5, 6], [2, 3])];
+    const part = apart.view([2, 3], 2, 2 ** 29 + 4);
+    const back = device.empty([2, 3]);
+    device.run('copy', { in: together, out: part });
+    device.run('copy', { in: part, out: back });
+    expect([...(await back.read())]).toEqual([1, 2, 3, 4, 5, 6]);
+  });
+
+  test('what is uploaded stays what it was, however much waits to be copied', async () => {
+    const device = await open();
+    const values = Int32Array.from({ length: 100 }, (_, i) => i);
+    const tensors = Array.from(values, (i) => device.tensor(new Int32Array(50_000 + i).fill(i), [50_000 + i], 'i32'));
+    const large = device.tensor(new Int32Array(1 << 20).fill(7), [1 << 20], 'i32');
+    for (const [i, tensor] of tensors.entries()) expect((await tensor.read()).every((value) => value === i)).toBe(true);
+    expect((await large.read()).every((value) => value === 7)).toBe(true);
   });
 
   test('works without cuBLAS, and a product says what to install', async () => {
