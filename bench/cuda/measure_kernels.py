@@ -4,23 +4,26 @@ sides in turn. Every peer must give our results before it is timed. Needs torch,
     npm run build:cuda
     python bench/cuda/measure_kernels.py [--budget-seconds 240] [--library build-cuda/libgrpo_cuda.so]
 
-Writes bench/results/cuda-kernels-<gpu>.{json,md}. With --device cuda-on-cpu the comparisons alone run, at small sizes,
-with the kernels that test/cuda-on-cpu builds for the processor; nothing is timed or written.
+Writes bench/results/cuda-kernels-<gpu>.{json,md}, anew after each row. Rows run in a process of their own (run_rows.py): one
+that ends it, loses the device or never ends is named, and the next begin in a new one. With --device cuda-on-cpu the
+comparisons alone run, at small sizes, with the kernels that test/cuda-on-cpu builds for the processor; nothing is timed or
+written.
 """
 
 import argparse
 import datetime
-import gc
 import json
 import os
 import re
+import select
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "examples/pytorch"))
+START_SECONDS = 120  # most until the device is open and its rates are known
 
 
 def arguments():
@@ -28,12 +31,13 @@ def arguments():
     parser.add_argument("--device", choices=["cuda", "cuda-on-cpu"], default="cuda")
     parser.add_argument("--library", help="libgrpo_cuda.so; that of the device's build unless it is given")
     parser.add_argument("--budget-seconds", type=float, default=240, help="rounds are left out beyond it, rows are not")
+    parser.add_argument("--row-seconds", type=float, default=120, help="a row that takes longer is given up")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", default="", help="rows whose name holds this")
     parser.add_argument("--out", help="results go to <out>.json and <out>.md")
     options = parser.parse_args()
-    if options.budget_seconds <= 0 or options.rounds < 1:
-        parser.error("--budget-seconds and --rounds: expected numbers above 0")
+    if min(options.budget_seconds, options.row_seconds) <= 0 or options.rounds < 1:
+        parser.error("--budget-seconds, --row-seconds and --rounds: expected numbers above 0")
     return options
 
 
@@ -43,19 +47,6 @@ library = Path(options.library or ROOT / ("build-cuda" if on_gpu else "build-cud
 if not library.exists():
     build = "npm run build:cuda" if on_gpu else "node scripts/build-cuda-on-cpu.mjs"
     sys.exit(f"bench:cuda: there is no {library.name} in {library.parent.name}/: {build}")
-if not on_gpu:
-    os.environ.setdefault("GRPO_CUBLAS_LIBRARY", str(library.parent / "libcublas.so"))
-try:
-    import torch
-except ImportError:
-    sys.exit("bench:cuda: this Python has no torch; name one that has with --python, or GRPO_PYTHON")
-
-from grpo_kernels import Kernels  # noqa: E402
-from measure import Gpu, StandIn, measure, new_entry  # noqa: E402
-from rows import FULL, TINY, Rows  # noqa: E402
-
-if on_gpu and not torch.cuda.is_available():
-    sys.exit("bench:cuda needs a CUDA device, and PyTorch sees none")
 
 
 def milliseconds(seconds):
@@ -123,17 +114,6 @@ def report(result):
     ])
 
 
-def versions():
-    try:
-        import triton
-
-        triton_version = triton.__version__
-    except ImportError:
-        triton_version = "none"
-    return (f"Python {sys.version.split()[0]}, PyTorch {torch.__version__}, Triton {triton_version}, "
-            f"CUDA {torch.version.cuda}")
-
-
 def driver_version():
     try:
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -151,56 +131,106 @@ def describe(entry):
                       f"a wrong result is {rejected:.0e} apart", *failed])
 
 
-torch.manual_seed(0)
-start = time.monotonic()
-device = Gpu() if on_gpu else StandIn()
-copy_rate, product_rate = device.rates() if on_gpu else (None, None)
-rows = Rows(device.kind, FULL if on_gpu else TINY)
-makers = list(rows.all())
-entries = []
-for i, make in enumerate(makers):
-    left = options.budget_seconds - (time.monotonic() - start)
-    entry = row = rows.kernels = None
-    try:
-        # A context for each row: its scratch space then counts as extra memory of that row.
-        rows.kernels = Kernels(library, torch.cuda.current_device() if on_gpu else 0)
-        row = make()
-        if options.only in row.task:
-            entry = measure(row, device, options.rounds, max(left, 0) / (len(makers) - i))
-    except (RuntimeError, MemoryError) as error:  # no memory for the row, or a device that an earlier one has lost
-        entry = new_entry(f"row {i + 1}") | {"failures": {"ours": device.first_line(error)}}
-    if entry:
-        entries.append(entry)
-        print(describe(entry), flush=True)
-    if entry and on_gpu:  # kept in the log should the run be cut short
-        print(line_of(entry, copy_rate, product_rate), flush=True)
-    row = None
-    gc.collect()
-    if rows.kernels:
-        rows.kernels.close()
-    if on_gpu:
-        torch.cuda.empty_cache()
+def failed(task, why):
+    return {"task": task, "bytes": 0, "flops": 0, "note": "", "tolerances": {}, "differences": {}, "rejected": {},
+            "extraBytes": {}, "seconds": {}, "failures": {"ours": why}, "rounds": 0}
 
-if on_gpu:
-    gpu = torch.cuda.get_device_name()
+
+class Worker:
+    """run_rows.py from a row on."""
+
+    def __init__(self, first, seconds):
+        self.answers, to = os.pipe()
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("run_rows.py")), "--device", options.device, "--library",
+             str(library), "--budget-seconds", str(max(seconds, 0)), "--rounds", str(options.rounds), "--only",
+             options.only, "--first", str(first), "--to", str(to)], pass_fds=[to])
+        os.close(to)
+        self.unread = b""
+
+    def next(self, seconds):
+        """The next message; None when there will be none; TimeoutError."""
+        deadline = time.monotonic() + seconds
+        while b"\n" not in self.unread:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self.answers], [], [], left)[0]:
+                raise TimeoutError
+            part = os.read(self.answers, 1 << 16)
+            if not part:
+                return None
+            self.unread += part
+        line, self.unread = self.unread.split(b"\n", 1)
+        return json.loads(line)
+
+    def end(self):
+        """How it ended, in words."""
+        os.close(self.answers)
+        status = self.process.wait()
+        return f"the process ended with {signal.Signals(-status).name if status < 0 else f'exit code {status}'}"
+
+
+def run_rows():
+    """Gives what is known after each row: about the device, and the rows so far."""
+    start = time.monotonic()
+    entries, about, first = [], None, 0
+    while about is None or first < about["rows"]:
+        worker = Worker(first, options.budget_seconds - (time.monotonic() - start))
+        before, task, open_row = first, None, False
+        try:
+            while message := worker.next(options.row_seconds if task else START_SECONDS):
+                if "unable" in message:
+                    sys.exit(f"bench:cuda: {message['unable']}")
+                if "rows" in message:
+                    about = about or message
+                    continue
+                first, task, open_row = message["row"] + 1, message.get("task", task), "entry" not in message
+                if not open_row:
+                    entries.append(message["entry"])
+                    yield about, entries
+            why = worker.end()
+            open_row = open_row and "exit code 0" not in why
+        except TimeoutError:
+            worker.process.kill()
+            worker.end()
+            why, open_row = f"it did not end within {options.row_seconds if task else START_SECONDS:g} s", True
+        if first == before:
+            sys.exit(f"bench:cuda: the device could not be opened: {why}")
+        if open_row:
+            entries.append(failed(task, why))
+            yield about, entries
+
+
+def write(about, entries):
+    copy_rate, product_rate = about["rates"]
     result = {
         "what": "GRPO kernels on CUDA: median seconds, bytes that must be moved, extra memory",
         "date": datetime.date.today().isoformat(),
         "command": " ".join(["python bench/cuda/measure_kernels.py", *re.sub(r"--(library|out)[= ]\S+", "",
                                                                     " ".join(sys.argv[1:])).split()]),
-        "gpu": gpu,
-        "driver": driver_version(),
-        "versions": versions(),
+        "gpu": about["gpu"],
+        "driver": driver,
+        "versions": about["versions"],
         "copyBytesPerSecond": copy_rate,
         "productFlopsPerSecond": product_rate,
         "rows": entries,
     }
-    slug = re.sub(r"[^a-z0-9]+", "-", gpu.lower())
+    slug = re.sub(r"[^a-z0-9]+", "-", about["gpu"].lower())
     out = Path(options.out or ROOT / f"bench/results/cuda-kernels-{slug}")
     out.parent.mkdir(parents=True, exist_ok=True)
     Path(f"{out}.json").write_text(json.dumps(result, indent=2) + "\n")
     Path(f"{out}.md").write_text(report(result))
-    print(report(result))
+    return report(result)
+
+
+driver = driver_version() if on_gpu else None
+entries = []
+for about, entries in run_rows():
+    print(describe(entries[-1]), flush=True)
+    if on_gpu:  # kept in the log should the run be cut short
+        print(line_of(entries[-1], *about["rates"]), flush=True)
+        write(about, entries)
+if on_gpu and entries:
+    print(write(about, entries))
 bad = [f"{name} of {entry['task']}: {why}" for entry in entries for name, why in entry["failures"].items()
        if name == "ours" or why.startswith("WRONG")]
 if bad:

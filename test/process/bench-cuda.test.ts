@@ -1,7 +1,10 @@
 import { spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
+import { compileLibrary } from '../c-library.js';
 import { cudaOnCpu } from '../devices.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
@@ -37,6 +40,46 @@ test('every row of the CUDA benchmark equals its peers, on the processor', { tim
   });
   // Nothing is timed here.
   expect(stdout).not.toMatch(/GB\/s|seconds| ms/);
+});
+
+test('a row that ends its process or never ends is named, and the others go on', { timeout: 240_000 }, ({ skip }) => {
+  if (!existsSync(cudaOnCpu.library)) skip('there is no stand-in for CUDA');
+  if (!hasTorch) skip(`${python} has no torch`);
+  const folder = mkdtempSync(join(tmpdir(), 'grpo-bench-cuda-'));
+  // Ends the process of the first row, keeps the second waiting, and is the stand-in from the third on.
+  const library = compileLibrary(
+    folder,
+    'faulty.so',
+    `#include <dlfcn.h>
+     #include <stdio.h>
+     #include <stdlib.h>
+     #include <unistd.h>
+     const void* grpo_cuda_backend(void) {
+       FILE* file = fopen("${folder}/calls", "a");
+       fputc('x', file);
+       const long calls = ftell(file);
+       fclose(file);
+       if (calls == 1) abort();
+       if (calls == 2) sleep(1000);
+       void* real = dlopen("${cudaOnCpu.library}", RTLD_NOW);
+       return ((const void* (*)(void))dlsym(real, "grpo_cuda_backend"))();
+     }`,
+  );
+  try {
+    const args = ['--device', 'cuda-on-cpu', '--library', library, '--row-seconds', '10'];
+    const { status, stdout, stderr } = run(...args, '--only', 'advantages');
+    expect(stdout.split('\n').map((line) => line.slice(0, 60))).toEqual([
+      expect.stringMatching(/^row 1: equal to nobody/),
+      expect.stringMatching(/^row 2: equal to nobody/),
+      expect.stringMatching(/^group advantages, 8 groups of 8: equal to eager/),
+      '',
+    ]);
+    expect(stdout).toMatch(/^row 1: .*ours: the process ended with SIGABRT$/m);
+    expect(stderr).toMatch(/^bench:cuda: ours of row 1: .*SIGABRT; ours of row 2: it did not end within 10 s$/m);
+    expect(status).toBe(1);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 });
 
 test('updates and samples of a tiny model equal those of transformers', { timeout: 240_000 }, ({ skip }) => {
