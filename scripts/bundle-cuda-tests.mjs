@@ -1,12 +1,16 @@
-// Makes build-cuda/tests: everything that the tests of a CUDA device need but Node itself, the driver and cuBLAS, so that
-// the folder can be carried to a machine that has nothing of this repository, and run there: node suite.mjs.
-import { cpSync, existsSync, rmSync } from 'node:fs';
-import { join, relative, sep } from 'node:path';
+// Makes build-cuda/tests: everything that the tests and benchmarks of a CUDA device need but Node itself, the driver, cuBLAS
+// and Python, so that the folder can be carried to a machine that has nothing of this repository, and run there:
+// sh run.sh, or node suite.mjs for the tests alone. With --with-node it has this machine's Node too, packed.
+import { spawnSync } from 'node:child_process';
+import { cpSync, existsSync, mkdirSync, rmSync } from 'node:fs';
+import { dirname, join, relative, sep } from 'node:path';
+import process from 'node:process';
 import { build } from 'vite';
 import { fail, root } from './lib.mjs';
 
 const folder = join(root, 'build-cuda/tests');
 const entry = 'test/gpu/suite.ts';
+const bench = 'bench/cuda.ts';
 const program = 'test/process/programs/collective-rank.mjs';
 
 // In the bundle a module finds the files beside it at the same paths as here, in the folder that is carried.
@@ -38,18 +42,43 @@ await build({
     minify: false,
     rolldownOptions: {
       external: ['webgpu'],
-      input: { suite: join(root, entry), [program.replace('.mjs', '')]: join(root, program) },
+      input: {
+        suite: join(root, entry),
+        bench: join(root, bench),
+        [program.replace('.mjs', '')]: join(root, program),
+      },
       output: { entryFileNames: '[name].mjs', chunkFileNames: 'chunks/[name].mjs', banner },
     },
   },
 });
 
-const carried = ['build/Release/grpo.node', ...['kernels', 'decoder', 'models'].map((name) => `test/fixtures/${name}`)];
+const carried = [
+  'build/Release/grpo.node',
+  ...['kernels', 'decoder', 'models'].map((name) => `test/fixtures/${name}`),
+  // What run.sh builds the library from, and the Python side of the benchmarks.
+  ...['cuda', 'common', 'include'].map((name) => `kernels/${name}`),
+  ...['bench/cuda', 'bench/peers/training_torch.py', 'examples/pytorch'],
+];
 const library = 'build-cuda/libgrpo_cuda.so';
 if (existsSync(join(root, library))) carried.push(library);
 for (const path of carried) {
   if (!existsSync(join(root, path))) fail(`${path} is missing: npm run setup`);
-  cpSync(join(root, path), join(folder, path), { recursive: true });
+  cpSync(join(root, path), join(folder, path), {
+    recursive: true,
+    filter: (file) => !/\.ts$|__pycache__/.test(file),
+  });
+}
+mkdirSync(join(folder, 'bench/results'));
+cpSync(join(root, dirname(entry), 'run.sh'), join(folder, 'run.sh'));
+if (process.argv.includes('--with-node')) {
+  const node = join(folder, 'node');
+  cpSync(process.execPath, node);
+  for (const [command, ...args] of [
+    ['strip', node],
+    ['xz', '-6', '-T0', node],
+  ]) {
+    if (spawnSync(command, args, { stdio: 'inherit' }).status !== 0) fail(`--with-node: ${command} failed.`);
+  }
 }
 const without = carried.includes(library) ? '' : ', without libgrpo_cuda.so, which npm run build:cuda makes';
-console.log(`build-cuda/tests: node suite.mjs runs the tests of a CUDA device${without}.`);
+console.log(`build-cuda/tests: sh run.sh runs the tests and benchmarks of a CUDA device${without}.`);

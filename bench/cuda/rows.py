@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+import package_peers
 import peers
 from measure import Row, Variant
 
@@ -88,15 +89,31 @@ class Rows:
         grad_logits = torch.empty_like(logits) if backward else None
         out = {name: self.empty(n) for name in ("log_probs", "entropy", "log_sum_exp")}
 
-        def run(temperature=1.0):
+        def run(temperature=1.0, grad_entropy=h):
             self.kernels.run("token_log_probs", logits=logits, targets=ids, temperature=temperature, **out)
             result = {"log_probs": out["log_probs"], "entropy": out["entropy"]}
             if backward:
                 self.kernels.run("token_log_probs_backward", logits=logits, targets=ids, grad_log_probs=g,
-                                 grad_entropy=h, grad_logits=grad_logits, log_sum_exp=out["log_sum_exp"],
+                                 grad_entropy=grad_entropy, grad_logits=grad_logits, log_sum_exp=out["log_sum_exp"],
                                  entropy=out["entropy"], temperature=temperature)
                 result["grad_logits"] = grad_logits
             return result
+
+        def without_entropy():
+            result = run(grad_entropy=None)
+            return {name: result[name] for name in ("log_probs", "grad_logits") if name in result}
+
+        def quack():
+            if not backward:
+                return Variant(lambda: {"log_probs": package_peers.quack_log_probs(logits, targets)},
+                               expected=without_entropy)
+            both = self.differentiated(lambda z: package_peers.quack_log_probs(z, targets), [logits], ["grad_logits"], g)
+
+            def forward_backward():
+                log_probs, gradients = both()
+                return {"log_probs": log_probs, **gradients}
+
+            return Variant(forward_backward, expected=without_entropy)
 
         def torch_peer(function):
             if not backward:
@@ -131,7 +148,8 @@ class Rows:
             wrong=lambda: run(temperature=1.02),
             peers={"eager": lambda: torch_peer(peers.log_probs),
                    "compiled": lambda: torch_peer(self.compiled(peers.log_probs)),
-                   "triton": triton_peer},
+                   "triton": triton_peer,
+                   **package_peers.installed(quack_without_entropy=quack)},
             tolerances=tolerances,
             bytes=logits.nbytes * (2 if backward else 1),
             note="triton: two reads and one write in one kernel; floor: one read and one write" if backward
@@ -155,9 +173,10 @@ class Rows:
                 "epsilon": 0.2, "epsilon_high": 0.2, "delta": INFINITY, "entropy_coefficient": 0.01,
                 "rollout_cap": INFINITY, "off_policy_mask_threshold": INFINITY, "token_denominator": n, **out}
 
-        def run(temperature=1.0):
+        def run(temperature=1.0, entropy_coefficient=0.01):
             self.kernels.run("policy_loss_from_logits", logits=logits, targets=ids, temperature=temperature,
-                             grad_logits=grad_logits, **rows, **loss)
+                             grad_logits=grad_logits, **rows,
+                             **{**loss, "entropy_coefficient": entropy_coefficient})
             return {"loss": out["loss"], "log_probs": rows["log_probs"], "entropy": rows["entropy"],
                     "grad_logits": grad_logits}
 
@@ -183,13 +202,34 @@ class Rows:
 
             return Variant(forward_backward)
 
+        def liger():
+            # A token whose ratio is at the edge of the clip may fall on either side of it: rare, and within tolerance.
+            longer = package_peers.with_one_more(logits, sequences).requires_grad_()
+            of_sequence = lambda tensor: tensor.view(sequences, -1).contiguous()  # noqa: E731
+
+            def forward_backward():
+                value = package_peers.liger_policy_loss(longer, of_sequence(targets), of_sequence(old), advantages)
+                (gradient,) = torch.autograd.grad(value, longer)
+                return {"loss": value.detach().reshape(1), "grad_logits": gradient}
+
+            def results():
+                found = forward_backward()
+                return {"loss": found["loss"], "grad_logits": found["grad_logits"][:, :-1].reshape(n, vocab)}
+
+            def expected():
+                result = run(entropy_coefficient=0.0)
+                return {name: result[name] for name in ("loss", "grad_logits")}
+
+            return Variant(forward_backward, results, expected)
+
         return Row(
             task=f"policy loss from logits to their gradient (dapo, entropy bonus), N {n}, V {vocab}, bf16",
             ours=lambda: Variant(run),
             wrong=lambda: run(temperature=1.02),
             peers={"eager": lambda: torch_peer(peers.policy_loss_from_logits),
                    "compiled": lambda: torch_peer(self.compiled(peers.policy_loss_from_logits)),
-                   "three calls": lambda: Variant(three_calls)},
+                   "three calls": lambda: Variant(three_calls),
+                   **package_peers.installed(liger_without_entropy=liger)},
             tolerances={"loss": 1e-4, "log_probs": 1e-5, "entropy": 1e-5, "grad_logits": 8e-3},
             bytes=logits.nbytes * 2,
             note="three calls: our operations one after another, two or three reads and one write; floor: one read and "
@@ -209,11 +249,11 @@ class Rows:
         grad_hidden, grad_weight = torch.empty_like(hidden), self.empty(vocab, width)
         inputs = {"hidden": hidden, "weight": weight, "targets": ids, "workspace_bytes": self.sizes.workspace}
 
-        def run(temperature=1.0):
+        def run(temperature=1.0, grad_entropy=h):
             self.kernels.run("linear_token_log_probs", temperature=temperature, **inputs, **out)
             grad_weight.zero_()
             self.kernels.run("linear_token_log_probs_backward", temperature=temperature, **inputs, grad_log_probs=g,
-                             grad_entropy=h, grad_hidden=grad_hidden, grad_weight=grad_weight,
+                             grad_entropy=grad_entropy, grad_hidden=grad_hidden, grad_weight=grad_weight,
                              log_sum_exp=out["log_sum_exp"], entropy=out["entropy"])
             return {"log_probs": out["log_probs"], "entropy": out["entropy"], "grad_hidden": grad_hidden,
                     "grad_weight": grad_weight}
@@ -227,6 +267,20 @@ class Rows:
                 return {"log_probs": log_probs, "entropy": entropy, **gradients}
 
             return Variant(forward_backward)
+
+        def cce():
+            both = self.differentiated(lambda x, w: package_peers.cce_log_probs(x, w, targets), [hidden, weight],
+                                       ["grad_hidden", "grad_weight"], g)
+
+            def forward_backward():
+                log_probs, gradients = both()
+                return {"log_probs": log_probs, **gradients}
+
+            def expected():
+                result = run(grad_entropy=None)
+                return {name: result[name] for name in ("log_probs", "grad_hidden", "grad_weight")}
+
+            return Variant(forward_backward, expected=expected)
 
         def bare_products():
             logits = self.empty(n, vocab, dtype=torch.bfloat16)
@@ -247,7 +301,8 @@ class Rows:
             wrong=lambda: run(temperature=1.1),
             peers={"eager": lambda: torch_peer(peers.head_log_probs),
                    "compiled": lambda: torch_peer(self.compiled(peers.head_log_probs)),
-                   "chunks": lambda: torch_peer(lambda x, w, t: peers.ChunkedHead.apply(x, w, t, chunk))},
+                   "chunks": lambda: torch_peer(lambda x, w, t: peers.ChunkedHead.apply(x, w, t, chunk)),
+                   **package_peers.installed(cce_without_entropy=cce)},
             # The peers round logits to bf16, and the last of them sums the weight's gradient in bf16.
             tolerances={"log_probs": 3e-3, "entropy": 3e-3, "grad_hidden": 3e-2, "grad_weight": 3e-2},
             flops=4 * 2 * n * vocab * width,

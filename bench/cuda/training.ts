@@ -293,8 +293,8 @@ export async function measureTraining(device: Device, options: TrainingOptions):
         failures.push(`${shape}: ${(error as Error).message}`);
         console.log(failures.at(-1));
       }
+      if (rates) write(device, peer, rates, rows, failures); // the run may be cut short
     }
-    if (rates) write(device, peer, rates, rows, failures);
   } finally {
     peer.close();
   }

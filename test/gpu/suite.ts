@@ -2,10 +2,15 @@
 //
 //   node suite.mjs                        every suite and every step; cuda-tests-<device>.md and .json beside suite.mjs
 //   node suite.mjs --results FOLDER       ... there instead
+//   node suite.mjs --steps suites,memory  only these steps of suites, nccl, memory; results of the others stay
+//   node suite.mjs --seconds 60           a suite that takes longer has failed
 //   node suite.mjs --only log-probs       only the files whose name contains this, nothing else, and no results
+//
+// Each suite runs in a process of its own: a kernel that loses the device or never ends costs that suite alone.
 /// <reference types="vite/types/importMeta.d.ts" />
-import { spawnSync } from 'node:child_process';
-import { writeFileSync } from 'node:fs';
+import { spawn, spawnSync } from 'node:child_process';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
@@ -15,8 +20,7 @@ import { getTests } from '@vitest/runner/utils';
 import { availableDevices, openDevice } from '../../src/backend/open-device.js';
 
 const here = dirname(fileURLToPath(import.meta.url));
-const conformance = import.meta.glob('../conformance/*.test.ts');
-const nccl = import.meta.glob('./nccl.test.ts');
+const files = import.meta.glob(['../conformance/*.test.ts', './nccl.test.ts']);
 /** Of the suites that take minutes beneath the memory checker, those with the most unlike accesses. */
 const checked = [
   'decoder-layers',
@@ -34,14 +38,12 @@ interface Result {
   failed: number;
   skipped: number;
   seconds: number;
+  /** What was said, where something failed. */
+  output?: string;
 }
 
 /** Runs the tests of some files, those of the device alone, and tells which fail and why. */
-async function run(
-  what: string,
-  files: Record<string, () => Promise<unknown>>,
-  testNamePattern?: RegExp,
-): Promise<Result> {
+async function run(what: string, paths: string[], testNamePattern?: RegExp): Promise<Result> {
   const start = performance.now();
   const runner: VitestRunner = {
     config: {
@@ -67,7 +69,7 @@ async function run(
       if ('filepath' in suite) report(suite as File);
     },
   };
-  const ended = await startTests(Object.keys(files), runner);
+  const ended = await startTests(paths, runner);
   const tests = ended.flatMap((file) => getTests(file));
   const count = (state: string) => tests.filter((test) => stateOf(test) === state).length;
   // A file whose hooks or whose import failed fails whatever its tests say.
@@ -77,12 +79,13 @@ async function run(
     passed: count('pass'),
     failed: count('fail') + broken,
     skipped: tests.filter((test) => test.mode === 'run').length - count('pass') - count('fail'),
-    seconds: Math.round((performance.now() - start) / 100) / 10,
+    seconds: secondsSince(start),
   };
 }
 
 const stateOf = (test: Test) => test.result?.state;
 const failed = (test: Test) => stateOf(test) === 'fail';
+const secondsSince = (start: number) => Math.round((performance.now() - start) / 100) / 10;
 const nameOf = (path: string) => path.replace(/.*\//, '').replace('.test.ts', '');
 
 function report(file: File): void {
@@ -99,63 +102,131 @@ function report(file: File): void {
   }
 }
 
-/** The suites again beneath compute-sanitizer's memory checker. */
-function checkMemory(): Result | null {
-  if (spawnSync('compute-sanitizer', ['--version']).error) return null;
+// Process groups that run, which end with this process.
+const running = new Set<number>();
+process.on('SIGTERM', () => {
+  for (const group of running) process.kill(-group, 'SIGKILL');
+  process.exit(143);
+});
+
+/** Runs a suite in a process of its own, under `wrapper` if one is given. */
+function runApart(what: string, name: string, seconds: number, wrapper: string[] = []): Promise<Result> {
   const start = performance.now();
-  const self = fileURLToPath(import.meta.url);
-  const ends = checked.map((name) => {
-    const args = ['--error-exitcode', '9', '--target-processes', 'all', process.execPath, self, '--only', name];
-    const { status, stdout } = spawnSync('compute-sanitizer', args, { encoding: 'utf8' });
-    if (status !== 0) console.log(`memory checker, ${name}: exit ${status}\n${stdout}`);
-    return status === 0;
+  const [command, ...args] = [...wrapper, process.execPath, fileURLToPath(import.meta.url), '--only', `/${name}.test`];
+  // A group of its own, all of which is ended when it takes too long.
+  const child = spawn(command!, args, { stdio: ['ignore', 'pipe', 'pipe'], detached: true });
+  running.add(child.pid!);
+  let output = '';
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (text: string) => {
+      output += text;
+    });
+  }
+  let late = false;
+  const timer = setTimeout(() => {
+    late = true;
+    process.kill(-child.pid!, 'SIGKILL');
+  }, seconds * 1000);
+  return new Promise((resolve) => {
+    child.on('close', (code, signal) => {
+      clearTimeout(timer);
+      running.delete(child.pid!);
+      const counts = /(\d+) passed, (\d+) failed, (\d+) skipped/.exec(output)?.slice(1).map(Number);
+      const [passed, failed, skipped] = counts ?? [0, 0, 0];
+      let broken = 0;
+      if (late || !counts || (code !== 0 && failed === 0)) {
+        broken = 1;
+        const how = late ? `did not end within ${seconds} s` : `ended with ${signal ?? `exit code ${code}`}`;
+        output += `\nFAILED ${name}: ${how}`;
+      }
+      console.log(output.trim());
+      const bad = failed! + broken > 0;
+      resolve({
+        ...{ what, passed: passed!, failed: failed! + broken, skipped: skipped!, seconds: secondsSince(start) },
+        ...(bad && { output: output.slice(-8000) }),
+      });
+    });
   });
-  const passed = ends.filter(Boolean).length;
-  const seconds = Math.round((performance.now() - start) / 100) / 10;
-  return { what: "compute-sanitizer's memcheck", passed, failed: ends.length - passed, skipped: 0, seconds };
 }
 
-const { values } = parseArgs({ options: { only: { type: 'string' }, results: { type: 'string', default: here } } });
-const cuda = (await availableDevices()).find(({ kind }) => kind === 'cuda');
-if (!cuda?.available) {
-  console.error(`test:cuda: needs a CUDA device: ${cuda?.reason}`);
+const steps = ['suites', 'nccl', 'memory'];
+const { values } = parseArgs({
+  options: {
+    only: { type: 'string' },
+    results: { type: 'string', default: here },
+    steps: { type: 'string', default: steps.join(',') },
+    seconds: { type: 'string', default: '300' },
+  },
+});
+
+function fail(message: string): never {
+  console.error(`test:cuda: ${message}`);
   process.exit(1);
 }
-const own = /cuda cublas/; // as test/devices.ts names it
+
+const chosenSteps = values.steps.split(',');
+const unknown = chosenSteps.find((step) => !steps.includes(step));
+if (unknown !== undefined) fail(`--steps: expected some of ${steps.join(', ')} but received ${unknown}`);
+const seconds = Number(values.seconds);
+if (!(seconds > 0)) fail(`--seconds: expected a number above 0 but received ${values.seconds}`);
+const cuda = (await availableDevices()).find(({ kind }) => kind === 'cuda');
+if (!cuda?.available) fail(`needs a CUDA device: ${cuda?.reason}`);
+const paths = Object.keys(files);
 if (values.only !== undefined) {
-  const chosen = Object.entries(conformance).filter(([path]) => path.includes(values.only!));
+  const chosen = paths.filter((path) => path.includes(values.only!));
   if (chosen.length === 0) {
-    const known = Object.keys(conformance).map(nameOf).join(', ');
-    console.error(`test:cuda: --only: expected a part of one of ${known} but received ${values.only}`);
-    process.exit(1);
+    fail(`--only: expected a part of one of ${paths.map(nameOf).join(', ')} but received ${values.only}`);
   }
-  const result = await run('chosen', Object.fromEntries(chosen), own);
-  console.log(`${result.passed} passed, ${result.failed} failed in ${result.seconds} s`);
-  process.exit(result.failed > 0 || result.passed === 0 ? 1 : 0);
+  // As test/devices.ts names the device; the tests of NCCL have no other.
+  const own = chosen.every((path) => nameOf(path) === 'nccl') ? undefined : /cuda cublas/;
+  const result = await run('chosen', chosen, own);
+  const { passed, failed, skipped } = result;
+  console.log(`${passed} passed, ${failed} failed, ${skipped} skipped in ${result.seconds} s`);
+  process.exit(failed > 0 || passed === 0 ? 1 : 0);
 }
 
 const device = await openDevice('cuda');
 const { details } = device.backend;
 const { name } = details;
 device.close();
-const results = [
-  await run('conformance and training', conformance, own),
-  await run('NCCL', nccl),
-  checkMemory(),
-].filter((result) => result !== null);
-const lines = [
-  `# CUDA tests on ${name}`,
-  '',
-  `${new Date().toISOString().slice(0, 10)}, \`npm run test:cuda\`, Node ${process.version}. ${Object.entries(details)
-    .map(([key, value]) => `${key} ${value}`)
-    .join(', ')}.`,
-  '',
-  '| what | passed | failed | skipped | seconds |',
-  '| --- | --- | --- | --- | --- |',
-  ...results.map((r) => `| ${r.what} | ${r.passed} | ${r.failed} | ${r.skipped} | ${r.seconds} |`),
-];
+
+const suites = paths.map(nameOf).filter((suite) => suite !== 'nccl');
 const file = join(values.results, `cuda-tests-${name!.toLowerCase().replace(/[^a-z0-9]+/g, '-')}`);
-writeFileSync(`${file}.md`, `${lines.join('\n')}\n`);
-writeFileSync(`${file}.json`, `${JSON.stringify({ device: name, details, results }, null, 2)}\n`);
-console.log(`${lines.join('\n')}\nWritten to ${file}.md and .json.`);
+const results: Result[] = [];
+if (chosenSteps.length < steps.length && existsSync(`${file}.json`)) {
+  results.push(...(JSON.parse(readFileSync(`${file}.json`, 'utf8')) as { results: Result[] }).results);
+}
+
+/** Keeps a result, in place of an earlier one of the same, and writes all: the run may be cut short. */
+function keep(result: Result): void {
+  const at = results.findIndex(({ what }) => what === result.what);
+  results.splice(at < 0 ? results.length : at, 1, result);
+  const lines = [
+    `# CUDA tests on ${name}`,
+    '',
+    `${new Date().toISOString().slice(0, 10)}, \`npm run test:cuda\`, Node ${process.version}. ${Object.entries(details)
+      .map(([key, value]) => `${key} ${value}`)
+      .join(', ')}.`,
+    '',
+    '| what | passed | failed | skipped | seconds |',
+    '| --- | --- | --- | --- | --- |',
+    ...results.map((r) => `| ${r.what} | ${r.passed} | ${r.failed} | ${r.skipped} | ${r.seconds} |`),
+  ];
+  writeFileSync(`${file}.md`, `${lines.join('\n')}\n`);
+  writeFileSync(`${file}.json`, `${JSON.stringify({ device: name, details, results }, null, 2)}\n`);
+}
+
+if (chosenSteps.includes('suites')) {
+  const waiting = [...suites];
+  const work = async () => {
+    for (let suite = waiting.shift(); suite; suite = waiting.shift()) keep(await runApart(suite, suite, seconds));
+  };
+  await Promise.all(Array.from({ length: Math.min(4, availableParallelism()) }, work));
+}
+if (chosenSteps.includes('nccl')) keep(await runApart('NCCL', 'nccl', seconds));
+if (chosenSteps.includes('memory') && !spawnSync('compute-sanitizer', ['--version']).error) {
+  const checker = ['compute-sanitizer', '--error-exitcode', '9', '--target-processes', 'all'];
+  for (const suite of checked) keep(await runApart(`compute-sanitizer, ${suite}`, suite, seconds, checker));
+}
+console.log(`${readFileSync(`${file}.md`, 'utf8')}\nWritten to ${file}.md and .json.`);
 process.exit(results.some((result) => result.failed > 0 || result.passed === 0) ? 1 : 0);
