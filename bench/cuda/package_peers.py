@@ -16,7 +16,7 @@ MODULES = {"quack": "quack", "liger": "liger_kernel", "cce": "cut_cross_entropy"
 
 
 def quack_log_probs(logits, targets):
-    """Of QuACK 0.4 (August 2026)."""
+    """Of QuACK 0.6."""
     from quack.cross_entropy import cross_entropy
 
     return -cross_entropy(logits, targets, reduction="none")
@@ -38,7 +38,7 @@ def with_one_more(logits, sequences):
 
 
 def cce_log_probs(hidden, weight, targets):
-    """Of Cut Cross-Entropy 25.1, without leaving out small gradients: those of random logits are all small."""
+    """Of Cut Cross-Entropy of June 2025, without leaving out small gradients: those of random logits are all small."""
     from cut_cross_entropy import linear_cross_entropy
 
     return -linear_cross_entropy(hidden, weight, targets, reduction="none", filter_eps=None)

@@ -42,8 +42,11 @@ facts() {
   uname -srm
   nvidia-smi
   nvcc --version
-  "$node" --version
-  "$python" -c 'import torch, transformers, triton; print(torch.__version__, transformers.__version__, triton.__version__)'
+  [ -n "$node" ] && echo "Node $("$node" --version)"
+  for package in torch transformers triton quack-kernels liger-kernel cut-cross-entropy; do
+    "$python" -c 'import sys; from importlib.metadata import version; print(sys.argv[1], version(sys.argv[1]))' $package \
+      2>/dev/null || echo "$package none"
+  done
 }
 
 # Where cuBLAS and NCCL lie when only Python's packages have them, and the toolkit's own.

@@ -4,6 +4,7 @@
 //   node suite.mjs --results FOLDER       ... there instead
 //   node suite.mjs --steps suites,memory  only these steps of suites, nccl, memory; results of the others stay
 //   node suite.mjs --seconds 60           a suite that takes longer has failed
+//   node suite.mjs --suites log-probs     of the step suites only those whose name contains this
 //   node suite.mjs --only log-probs       only the files whose name contains this, nothing else, and no results
 //
 // Each suite runs in a process of its own: a kernel that loses the device or never ends costs that suite alone.
@@ -20,7 +21,12 @@ import { getTests } from '@vitest/runner/utils';
 import { availableDevices, openDevice } from '../../src/backend/open-device.js';
 
 const here = dirname(fileURLToPath(import.meta.url));
-const files = import.meta.glob(['../conformance/*.test.ts', './nccl.test.ts']);
+// decoder-reference runs on no device.
+const files = import.meta.glob([
+  '../conformance/*.test.ts',
+  '!../conformance/decoder-reference.test.ts',
+  './nccl.test.ts',
+]);
 /** Of the suites that take minutes beneath the memory checker, those with the most unlike accesses. */
 const checked = [
   'decoder-layers',
@@ -65,6 +71,9 @@ async function run(what: string, paths: string[], testNamePattern?: RegExp): Pro
       strictTags: false,
     },
     importFile: (path) => files[path]!(),
+    onBeforeRunTask(test) {
+      if (values.names) console.log(`${begun}${test.name}`);
+    },
     onAfterRunSuite(suite) {
       if ('filepath' in suite) report(suite as File);
     },
@@ -85,6 +94,7 @@ async function run(what: string, paths: string[], testNamePattern?: RegExp): Pro
 
 const stateOf = (test: Test) => test.result?.state;
 const failed = (test: Test) => stateOf(test) === 'fail';
+const begun = '... '; // before the name of a test that begins
 const secondsSince = (start: number) => Math.round((performance.now() - start) / 100) / 10;
 const nameOf = (path: string) => path.replace(/.*\//, '').replace('.test.ts', '');
 
@@ -112,7 +122,8 @@ process.on('SIGTERM', () => {
 /** Runs a suite in a process of its own, under `wrapper` if one is given. */
 function runApart(what: string, name: string, seconds: number, wrapper: string[] = []): Promise<Result> {
   const start = performance.now();
-  const [command, ...args] = [...wrapper, process.execPath, fileURLToPath(import.meta.url), '--only', `/${name}.test`];
+  const suite = [process.execPath, fileURLToPath(import.meta.url), '--names', '--only', `/${name}.test`];
+  const [command, ...args] = [...wrapper, ...suite];
   // A group of its own, all of which is ended when it takes too long.
   const child = spawn(command!, args, { stdio: ['ignore', 'pipe', 'pipe'], detached: true });
   running.add(child.pid!);
@@ -139,8 +150,10 @@ function runApart(what: string, name: string, seconds: number, wrapper: string[]
         const how = late ? `did not end within ${seconds} s` : `ended with ${signal ?? `exit code ${code}`}`;
         output += `\nFAILED ${name}: ${how}`;
       }
-      console.log(output.trim());
       const bad = failed! + broken > 0;
+      // Which test was the last to begin is of interest where none ended.
+      if (!broken) output = output.replace(/^\.\.\. .*\n/gm, '');
+      console.log(output.slice(-8000).trim());
       resolve({
         ...{ what, passed: passed!, failed: failed! + broken, skipped: skipped!, seconds: secondsSince(start) },
         ...(bad && { output: output.slice(-8000) }),
@@ -153,6 +166,8 @@ const steps = ['suites', 'nccl', 'memory'];
 const { values } = parseArgs({
   options: {
     only: { type: 'string' },
+    suites: { type: 'string', default: '' },
+    names: { type: 'boolean', default: false }, // of tests, as they begin
     results: { type: 'string', default: here },
     steps: { type: 'string', default: steps.join(',') },
     seconds: { type: 'string', default: '300' },
@@ -190,7 +205,8 @@ const { details } = device.backend;
 const { name } = details;
 device.close();
 
-const suites = paths.map(nameOf).filter((suite) => suite !== 'nccl');
+const suites = paths.map(nameOf).filter((suite) => suite !== 'nccl' && suite.includes(values.suites));
+if (suites.length === 0) fail(`--suites: expected a part of one of ${paths.map(nameOf).join(', ')}`);
 const file = join(values.results, `cuda-tests-${name!.toLowerCase().replace(/[^a-z0-9]+/g, '-')}`);
 const results: Result[] = [];
 if (chosenSteps.length < steps.length && existsSync(`${file}.json`)) {

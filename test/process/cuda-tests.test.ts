@@ -1,6 +1,6 @@
 // The tests of a CUDA device as they run without this repository (npm run test:cuda), on the processor.
 import { spawnSync } from 'node:child_process';
-import { cpSync, existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
@@ -41,6 +41,40 @@ describe.skipIf(!existsSync(cudaOnCpu.library))('the bundled tests of CUDA', () 
     );
     expect(Number(/(\d+) passed, 0/.exec(stdout)![1])).toBeGreaterThanOrEqual(atLeast);
     expect(status).toBe(0);
+  });
+
+  test('name a suite that is given up, and add later ones to what is known', () => {
+    const results = mkdtempSync(join(folder, 'results-'));
+    const read = () => JSON.parse(readFileSync(join(results, 'cuda-tests-cuda-on-the-cpu.json'), 'utf8')).results;
+    const late = run(['--steps', 'suites', '--suites', 'recording', '--seconds', '0.3', '--results', results], onCpu);
+    expect(late.stdout).toMatch(/^FAILED recording: did not end within 0\.3 s$/m);
+    expect(late.status).toBe(1);
+    expect(read()).toMatchObject([{ what: 'recording', failed: 1, output: expect.stringMatching(/within 0\.3 s$/) }]);
+    const more = run(['--steps', 'suites', '--suites', 'grpo-advantages', '--results', results], onCpu);
+    expect(more.stdout).toMatch(/^passed grpo-advantages: \d+ tests$/m);
+    expect(more.stdout).not.toMatch(/^\.\.\. /m);
+    expect(read()).toMatchObject([
+      { what: 'recording', failed: 1 },
+      { what: 'grpo-advantages', failed: 0 },
+    ]);
+    expect(readFileSync(join(results, 'cuda-tests-cuda-on-the-cpu.md'), 'utf8')).toMatch(
+      /\| grpo-advantages \| \d\d \| 0 \|/,
+    );
+    expect(more.status).toBe(1);
+  });
+
+  test('run in order by run.sh, each part under its limit, with what was said in log.txt', () => {
+    const env = { PATH: process.env.PATH, ...onCpu, GRPO_ON_CPU: '1', GRPO_PYTHON: 'false' };
+    const parts = { PARTS: 'example kernels', SECONDS_IN_ALL: '60' };
+    const ended = spawnSync('sh', [join(folder, 'run.sh'), join(folder, 'of-run')], { env: { ...env, ...parts } });
+    expect(ended.status).toBe(0);
+    const log = readFileSync(join(folder, 'of-run/log.txt'), 'utf8');
+    expect(log).toMatch(/^== example, at most 5\d s\n== example: exit code 1 after \d s\n== kernels, at most 5\d s\n/m);
+    expect(log).toMatch(/^torch none$/m);
+    expect(log).not.toMatch(/== suite|== build/);
+    const short = { PARTS: 'example', SECONDS_IN_ALL: '5' };
+    spawnSync('sh', [join(folder, 'run.sh'), join(folder, 'of-run')], { env: { ...env, ...short } });
+    expect(readFileSync(join(folder, 'of-run/log.txt'), 'utf8')).toMatch(/^== example: no time is left$/m);
   });
 
   test('say which fail, and fail', () => {
