@@ -192,7 +192,7 @@ def run_rows():
         except TimeoutError:
             worker.process.kill()
             worker.end()
-            why, open_row = f"it did not end within {options.row_seconds if task else START_SECONDS:g} s", True
+            why = f"it did not end within {options.row_seconds if task else START_SECONDS:g} s"
         if first == before:
             sys.exit(f"bench:cuda: the device could not be opened: {why}")
         if open_row:

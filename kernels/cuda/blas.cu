@@ -85,10 +85,12 @@ Blas::Blas(cudaStream_t stream) : stream_(stream) {
   }
   functions_ = std::make_unique<const Functions>(functions);
   functions_->set_stream(handle_, stream_);
-  if (cudaMallocAsync(&workspace_, kWorkspaceBytes, stream_) == cudaSuccess) {
-    functions_->set_workspace(handle_, workspace_, kWorkspaceBytes);
-  } else {
+  // After the stream, whose setting takes away a workspace.
+  if (cudaMallocAsync(&workspace_, kWorkspaceBytes, stream_) != cudaSuccess) {
     cudaGetLastError();
+    workspace_ = nullptr;
+  } else if (functions_->set_workspace(handle_, workspace_, kWorkspaceBytes)) {
+    cudaFreeAsync(workspace_, stream_);
     workspace_ = nullptr;
   }
   int version = 0;

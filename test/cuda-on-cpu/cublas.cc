@@ -19,6 +19,7 @@ float value(const void* data, int type, int64_t i) {
 struct Handle {
   int mode = 0;
   cudaStream_t stream = nullptr;
+  bool has_workspace = false;
 };
 
 struct Product {
@@ -66,9 +67,14 @@ __attribute__((visibility("default"))) int cublasDestroy_v2(void* handle) {
   return delete static_cast<Handle*>(handle), 0;
 }
 __attribute__((visibility("default"))) int cublasSetStream_v2(void* handle, cudaStream_t stream) {
-  return static_cast<Handle*>(handle)->stream = stream, 0;
+  auto& own = *static_cast<Handle*>(handle);
+  own.has_workspace = false;  // back to that of cuBLAS
+  return own.stream = stream, 0;
 }
-__attribute__((visibility("default"))) int cublasSetWorkspace_v2(void*, void*, size_t) { return 0; }
+__attribute__((visibility("default"))) int cublasSetWorkspace_v2(void* handle, void* workspace, size_t) {
+  if (reinterpret_cast<uintptr_t>(workspace) % 256 != 0) return 7;
+  return static_cast<Handle*>(handle)->has_workspace = true, 0;
+}
 __attribute__((visibility("default"))) int cublasGetVersion_v2(void*, int* version) { return *version = 130000, 0; }
 
 __attribute__((visibility("default"))) int cublasSetMathMode(void* handle, int mode) {
@@ -90,6 +96,8 @@ __attribute__((visibility("default"))) int cublasGemmEx(void* handle, int transp
   const Product product = {transpose_a, transpose_b, m,   n, k,   *static_cast<const float*>(alpha),
                            a,           a_type,      lda, b, ldb, *static_cast<const float*>(beta),
                            c,           c_type,      ldc};
+  // Without a workspace of the caller it might reserve memory, which ends a capture.
+  if (own.stream && own.stream->captures(own.stream) && !own.has_workspace) return 13;
   if (own.stream) return own.stream->launch(own.stream, product) == cudaSuccess ? 0 : 14;
   product();
   return 0;

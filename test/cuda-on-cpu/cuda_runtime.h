@@ -143,8 +143,9 @@ struct CudaOnCpuStream {
   void (*finish)(CudaOnCpuStream*);
   void (*wait)(CudaOnCpuStream*);  // told that what is queued from now on waits for an event
   int device;
-  // Starts a kernel, for libraries beside this one. Only of the library's own streams.
+  // Starts a kernel, and whether it is only noted, for libraries beside this one. Only of the library's own streams.
   cudaError_t (*launch)(CudaOnCpuStream*, std::function<void()>);
+  bool (*captures)(CudaOnCpuStream*);
 };
 struct CudaOnCpuEvent {
   CudaOnCpuStream* stream;
@@ -232,6 +233,7 @@ enum Count { kKernelLaunches, kCopies, kGraphLaunches, kLiveGraphs, kCounts };
 void count(Count what, int by = 1);
 // Runs the work, or notes it while the stream is being captured.
 cudaError_t submit(Count call, cudaStream_t stream, std::function<void()> work);
+bool is_captured(cudaStream_t stream);
 // The error of what a captured stream does not take; cudaSuccess for another.
 cudaError_t end_of_capture(cudaStream_t stream);
 // Carries out the copies from the host that the stream holds.

@@ -21,9 +21,9 @@ thread_local struct {
   bool invalid = false;
 } capture;
 
-bool is_captured(cudaStream_t stream) { return capture.graph && capture.stream == stream; }
-
 }  // namespace
+
+bool is_captured(cudaStream_t stream) { return capture.graph && capture.stream == stream; }
 
 cudaError_t submit(Count call, cudaStream_t stream, std::function<void()> work) {
   count(call);

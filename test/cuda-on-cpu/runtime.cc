@@ -202,7 +202,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   const auto launch = [](cudaStream_t stream, std::function<void()> work) {
     return cuda_on_cpu::submit(cuda_on_cpu::kKernelLaunches, stream, std::move(work));
   };
-  return *stream = new CudaOnCpuStream{nullptr, nullptr, device, launch}, cudaSuccess;
+  return *stream = new CudaOnCpuStream{nullptr, nullptr, device, launch, cuda_on_cpu::is_captured}, cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   cuda_on_cpu::finish_copies(stream);
