@@ -115,9 +115,17 @@ function report(file: File): void {
 // Process groups that run, which end with this process.
 const running = new Set<number>();
 process.on('SIGTERM', () => {
-  for (const group of running) process.kill(-group, 'SIGKILL');
+  running.forEach(end);
   process.exit(143);
 });
+
+function end(group: number): void {
+  try {
+    process.kill(-group, 'SIGKILL');
+  } catch {
+    // It has ended by itself.
+  }
+}
 
 /** Runs a suite in a process of its own, under `wrapper` if one is given. */
 function runApart(what: string, name: string, seconds: number, wrapper: string[] = []): Promise<Result> {
@@ -136,7 +144,7 @@ function runApart(what: string, name: string, seconds: number, wrapper: string[]
   let late = false;
   const timer = setTimeout(() => {
     late = true;
-    process.kill(-child.pid!, 'SIGKILL');
+    end(child.pid!);
   }, seconds * 1000);
   return new Promise((resolve) => {
     child.on('close', (code, signal) => {
@@ -232,17 +240,22 @@ function keep(result: Result): void {
   writeFileSync(`${file}.json`, `${JSON.stringify({ device: name, details, results }, null, 2)}\n`);
 }
 
-if (chosenSteps.includes('suites')) {
-  const waiting = [...suites];
+/** A few at a time: a suite spends most of its time on what it compares with, on the processor. */
+async function runAll(names: readonly string[], prefix = '', wrapper: string[] = []): Promise<void> {
+  const waiting = [...names];
   const work = async () => {
-    for (let suite = waiting.shift(); suite; suite = waiting.shift()) keep(await runApart(suite, suite, seconds));
+    for (let suite = waiting.shift(); suite; suite = waiting.shift()) {
+      keep(await runApart(`${prefix}${suite}`, suite, seconds, wrapper));
+    }
   };
   await Promise.all(Array.from({ length: Math.min(4, availableParallelism()) }, work));
 }
+
+if (chosenSteps.includes('suites')) await runAll(suites);
 if (chosenSteps.includes('nccl')) keep(await runApart('NCCL', 'nccl', seconds));
 if (chosenSteps.includes('memory') && !spawnSync('compute-sanitizer', ['--version']).error) {
   const checker = ['compute-sanitizer', '--error-exitcode', '9', '--target-processes', 'all'];
-  for (const suite of checked) keep(await runApart(`compute-sanitizer, ${suite}`, suite, seconds, checker));
+  await runAll(checked, 'compute-sanitizer, ', checker);
 }
 console.log(`${readFileSync(`${file}.md`, 'utf8')}\nWritten to ${file}.md and .json.`);
 process.exit(results.some((result) => result.failed > 0 || result.passed === 0) ? 1 : 0);

@@ -9,8 +9,8 @@ import { cudaOnCpu } from '../devices.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const python = process.env.GRPO_PYTHON || 'python3';
-const run = (...args: string[]) =>
-  spawnSync(python, ['bench/cuda/measure_kernels.py', ...args], { cwd: root, encoding: 'utf8' });
+const program = 'bench/cuda/measure_kernels.py';
+const run = (...args: string[]) => spawnSync(python, [program, ...args], { cwd: root, encoding: 'utf8' });
 const hasPython = spawnSync(python, ['--version']).status === 0;
 const hasTorch = spawnSync(python, ['-c', 'import torch']).status === 0;
 const hasTransformers = hasTorch && spawnSync(python, ['-c', 'import transformers']).status === 0;
@@ -18,7 +18,12 @@ const hasTransformers = hasTorch && spawnSync(python, ['-c', 'import transformer
 test('every row of the CUDA benchmark equals its peers, on the processor', { timeout: 240_000 }, ({ skip }) => {
   if (!existsSync(cudaOnCpu.library)) skip('there is no stand-in for CUDA');
   if (!hasTorch) skip(`${python} has no torch`);
-  const { status, stdout, stderr } = run('--device', 'cuda-on-cpu');
+  // With packages that have the calls of QuACK, Liger and Cut Cross-Entropy.
+  const { status, stdout, stderr } = spawnSync(python, [program, '--device', 'cuda-on-cpu'], {
+    cwd: root,
+    encoding: 'utf8',
+    env: { ...process.env, PYTHONPATH: 'test/fixtures/peer_packages' },
+  });
   expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
   const rows = stdout.trim().split('\n');
   const tasks = [
@@ -37,6 +42,10 @@ test('every row of the CUDA benchmark equals its peers, on the processor', { tim
   rows.forEach((row, i) => {
     expect(row.slice(0, tasks[i]!.length)).toBe(tasks[i]);
     expect(row).toMatch(/: equal to (eager|sdpa) \de-\d\d.*; a wrong result is \de-\d\d apart/);
+  });
+  const packages = ['quack', 'quack', 'liger', 'cce'];
+  packages.forEach((name, i) => {
+    expect(rows[i]).toMatch(new RegExp(`, ${name} without entropy \\de-\\d\\d`));
   });
   // Nothing is timed here.
   expect(stdout).not.toMatch(/GB\/s|seconds| ms/);
@@ -66,7 +75,7 @@ test('a row that ends its process or never ends is named, and the others go on',
      }`,
   );
   try {
-    const args = ['--device', 'cuda-on-cpu', '--library', library, '--row-seconds', '10'];
+    const args = ['--device', 'cuda-on-cpu', '--library', library, '--row-seconds', '20'];
     const { status, stdout, stderr } = run(...args, '--only', 'advantages');
     expect(stdout.split('\n').map((line) => line.slice(0, 60))).toEqual([
       expect.stringMatching(/^row 1: equal to nobody/),
@@ -75,7 +84,7 @@ test('a row that ends its process or never ends is named, and the others go on',
       '',
     ]);
     expect(stdout).toMatch(/^row 1: .*ours: the process ended with SIGABRT$/m);
-    expect(stderr).toMatch(/^bench:cuda: ours of row 1: .*SIGABRT; ours of row 2: it did not end within 10 s$/m);
+    expect(stderr).toMatch(/^bench:cuda: ours of row 1: .*SIGABRT; ours of row 2: it did not end within 20 s$/m);
     expect(status).toBe(1);
   } finally {
     rmSync(folder, { recursive: true });
