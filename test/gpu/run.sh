@@ -43,10 +43,13 @@ facts() {
   nvidia-smi
   nvcc --version
   [ -n "$node" ] && echo "Node $("$node" --version)"
-  for package in torch transformers triton quack-kernels liger-kernel cut-cross-entropy; do
-    "$python" -c 'import sys; from importlib.metadata import version; print(sys.argv[1], version(sys.argv[1]))' $package \
-      2>/dev/null || echo "$package none"
-  done
+  "$python" -c '
+import sys
+from importlib import metadata
+print("Python", sys.version.split()[0])
+for name in ("torch", "transformers", "triton", "quack-kernels", "liger-kernel", "cut-cross-entropy"):
+    try: print(name, metadata.version(name))
+    except metadata.PackageNotFoundError: print(name, "none")'
 }
 
 # Where cuBLAS and NCCL lie when only Python's packages have them, and the toolkit's own.
