@@ -79,7 +79,7 @@ __device__ __forceinline__ float dot(const float* a, const FloatRows& b, int64_t
   for (int64_t i = 0; i < width; i += N) {
     const Floats<N> x = b.load<N>(row, column + i);
 #pragma unroll
-    for (int k = 0; k < N; ++k) sum += a[i + k] * x.item[k];
+    for (int k = 0; k < N; ++k) sum = fmaf(a[i + k], x.item[k], sum);
   }
   return sum;
 }
@@ -100,7 +100,7 @@ __device__ __forceinline__ void add_weighted(float (&sums)[kElements], float wei
 #pragma unroll
     for (int j = 0; j < kElements; ++j) {
       const int64_t i = threadIdx.x + kWarp * j;
-      if (i < width) sums[j] += w * rows.load(from, column + i);
+      if (i < width) sums[j] = fmaf(w, rows.load(from, column + i), sums[j]);
     }
   }
 }

@@ -3,6 +3,6 @@
 # of what kernels take, which `npm run build:cuda` makes.
 cd "$(dirname "$0")/../.." && mkdir -p build-cuda/objects || exit
 ls kernels/cuda/*.cu kernels/common/error_record.cc | xargs -P "$(nproc)" -I{} sh -c \
-  'nvcc -c -std=c++20 -O3 -lineinfo -arch="$1" -Xcompiler=-fPIC,-fvisibility=hidden {} -o build-cuda/objects/$(basename {}).o' \
+  'nvcc -c -std=c++20 -O3 -fmad=false -lineinfo -arch="$1" -Xcompiler=-fPIC,-fvisibility=hidden {} -o build-cuda/objects/$(basename {}).o' \
   sh "${ARCHITECTURE:-native}" &&
   nvcc -shared -cudart static build-cuda/objects/*.o -o build-cuda/libgrpo_cuda.so -ldl

@@ -63,11 +63,8 @@ struct SeenHead {
 // A lane's elements of a head as they are stored: 16 bytes, once or twice, beside those of the team's other lanes.
 template <class T, int kTeam>
 struct LaneHead {
-  struct alignas(16) Words {
-    uint32_t word[4];
-  };
-  static constexpr int kInWord = 4 / sizeof(T), kInLoad = 4 * kInWord, kLoads = kLaneElements / kInLoad;
-  Words loaded[kLoads];
+  static constexpr int kInLoad = Pack<T>::kSize, kLoads = kLaneElements / kInLoad;
+  Pack<T> loaded[kLoads];
 
   // Where in the head.
   static __device__ __forceinline__ int column(int lane, int element) {
@@ -78,7 +75,7 @@ struct LaneHead {
     for (int i = 0; i < kLoads; ++i) {
       const int first = column(threadIdx.x % kTeam, i * kInLoad);
       loaded[i] = {};
-      if (first < width) loaded[i] = *reinterpret_cast<const Words*>(head + first);
+      if (first < width) loaded[i] = *reinterpret_cast<const Pack<T>*>(head + first);
     }
   }
   // The same from rows that cannot be read in 16 bytes.
@@ -88,27 +85,10 @@ struct LaneHead {
 #pragma unroll
     for (int i = 0; i < kLaneElements; ++i) {
       const int at = column(threadIdx.x % kTeam, i);
-      if (at < width) word_of(i) |= stored_bits(head[at]) << i % kInWord * 16;
+      if (at < width) loaded[i / kInLoad].item[i % kInLoad] = head[at];
     }
   }
-  __device__ __forceinline__ float operator[](int i) const {
-    const uint32_t word = loaded[i / kInLoad].word[i % kInLoad / kInWord];
-    if constexpr (sizeof(T) == 4) {
-      return float_of_bits(word);
-    } else {
-      return to_float(T{static_cast<uint16_t>(word >> i % kInWord * 16)});
-    }
-  }
-
- private:
-  __device__ __forceinline__ uint32_t& word_of(int i) { return loaded[i / kInLoad].word[i % kInLoad / kInWord]; }
-  static __device__ __forceinline__ uint32_t stored_bits(T x) {
-    if constexpr (sizeof(T) == 4) {
-      return bits_of_float(x);
-    } else {
-      return x.bits;
-    }
-  }
+  __device__ __forceinline__ float operator[](int i) const { return loaded[i / kInLoad][i % kInLoad]; }
 };
 
 // use(key, the lane's elements of it, whether it is one of the `count` keys from `begin` on), each team its share of
@@ -266,7 +246,7 @@ __global__ void __launch_bounds__(kThreads, 2) cached_attention_kernel(CachedKer
         for (int i = 0; i < kLaneElements; ++i) {
           const float x = elements[i];
 #pragma unroll
-          for (int h = 0; h < kHeads; ++h) score[h] += own_query[h][i] * x;
+          for (int h = 0; h < kHeads; ++h) score[h] = fmaf(own_query[h][i], x, score[h]);
         }
         const float own = team_sum<kTeam>(score) * a.scale;
         if (!exists) return;
@@ -307,7 +287,7 @@ __global__ void __launch_bounds__(kThreads, 2) cached_attention_kernel(CachedKer
       for (int i = 0; i < kLaneElements; ++i) {
         const float x = elements[i];
 #pragma unroll
-        for (int h = 0; h < kHeads; ++h) own[h * kLaneElements + i] += weight[h] * x;
+        for (int h = 0; h < kHeads; ++h) own[h * kLaneElements + i] = fmaf(weight[h], x, own[h * kLaneElements + i]);
       }
     });
     const int place = sum_teams<kTeam>(own);

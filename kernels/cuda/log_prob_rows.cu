@@ -89,19 +89,21 @@ __global__ void __launch_bounds__(kRowThreads) gradient_kernel(const T* logits, 
     return;
   }
   // When the statistics are needed the row is read a second time, mostly from the cache.
-  RowGradient gradient;
-  if (in.whole_vocabulary && needs_fresh_statistics(in.log_sum_exp[at], h)) {
-    const RowStatistics s = row_statistics<true>(row, k.columns, k.aligned, k.parts, in.transform);
-    gradient = row_gradient(s, g, h, in.transform.inverse_temperature);
-  } else {
-    gradient =
-        row_gradient(in.log_sum_exp[at], in.entropy ? in.entropy[at] : 0.0f, g, h, in.transform.inverse_temperature);
+  __shared__ RowGradient shared;
+  const bool fresh = in.whole_vocabulary && needs_fresh_statistics(in.log_sum_exp[at], h);
+  RowStatistics s = empty_row();
+  if (fresh) s = row_statistics<true>(row, k.columns, k.aligned, k.parts, in.transform);
+  if (threadIdx.x == 0) {
+    const float inverse = in.transform.inverse_temperature;
+    shared = fresh ? row_gradient(s, g, h, inverse)
+                   : row_gradient(in.log_sum_exp[at], in.entropy ? in.entropy[at] : 0.0f, g, h, inverse);
   }
   const int64_t target = in.targets[at] - in.vocab_start;
   const bool here = target >= 0 && target < k.columns;
   // Read before anything is written: the gradient may take the logits' place.
   const float target_logit = here ? to_float(row[target]) : 0.0f;
   __syncthreads();
+  const RowGradient gradient = shared;
 
   const float softcap = in.transform.softcap;
   double others = 0.0;  // the softmax part of all but the target

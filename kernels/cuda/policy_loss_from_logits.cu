@@ -149,10 +149,12 @@ template <class T>
 __device__ __forceinline__ void hold_part(const T* part, T* held, int64_t n, bool aligned) {
   constexpr int kPack = Pack<T>::kSize;
   const int64_t packs = n / kPack;
-  for (int64_t i = threadIdx.x; i < packs; i += kRowThreads) {
-    if (aligned) {
+  if (aligned) {
+#pragma unroll 4
+    for (int64_t i = threadIdx.x; i < packs; i += kRowThreads)
       copy_async(shared_address(held + i * kPack), part + i * kPack);
-    } else {
+  } else {
+    for (int64_t i = threadIdx.x; i < packs; i += kRowThreads) {
 #pragma unroll
       for (int m = 0; m < kPack; ++m) held[i * kPack + m] = part[i * kPack + m];
     }
@@ -222,8 +224,8 @@ RowPath choose_path(const grpo_context& context, const grpo_tensor& logits, cons
   const int64_t rows = logits.shape[0], columns = logits.shape[1];
   if (rows == 0 || columns == 0 || options.needs_sequence_statistics()) return RowPath::kThreeSteps;
   const RowParts parts = row_parts(columns);
-  const size_t held = std::min(columns, parts.length) * element_bytes(logits), beside = 2048;
-  if (context.has_clusters() && held + beside <= context.shared_memory()) return RowPath::kCluster;
+  const size_t held = std::min(columns, parts.length) * element_bytes(logits);
+  if (context.has_clusters() && held + kSharedVariables <= context.shared_memory()) return RowPath::kCluster;
   // Of few rows the three operations spread the parts of each over blocks.
   return rows >= 2 * context.processors() || parts.count == 1 ? RowPath::kBlock : RowPath::kThreeSteps;
 }

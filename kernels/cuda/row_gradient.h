@@ -8,13 +8,26 @@ namespace grpo_cuda {
 // The softmax part of the gradient of a capped logit.
 __device__ __forceinline__ float gradient_element(float capped, const RowGradient& row) {
   const float x = row_exponent(capped, row.shift, row.inverse_temperature * kLog2e);
-  return row_power(x) * (x * static_cast<float>(row.slope * kLn2) + row.intercept);
+  return fast_exp2(x) * fmaf(x, static_cast<float>(row.slope * kLn2), row.intercept);
 }
 
 // As many elements of a gradient as 16 bytes of logits hold.
 template <class T, class U>
 struct alignas(Pack<T>::kSize * sizeof(U)) GradientPack {
-  U item[Pack<T>::kSize];
+  union {
+    U item[Pack<T>::kSize];
+    uint32_t word[Pack<T>::kSize * sizeof(U) / 4];
+  };
+
+  // Elements i and i + 1, i even.
+  __device__ __forceinline__ void set_pair(int i, float first, float second) {
+    if constexpr (__is_same(U, bf16)) {
+      word[i / 2] = bf16_pair(first, second);
+    } else {
+      item[i] = from_float<U>(first);
+      item[i + 1] = from_float<U>(second);
+    }
+  }
 };
 // Whether a gradient can be written in such packs.
 inline bool takes_packs(const grpo_tensor& logits, const grpo_tensor& grad_logits) {
@@ -27,23 +40,45 @@ template <class T, class U>
 __device__ __forceinline__ float part_gradient(const T* logits, U* out, int64_t n, int64_t target, bool aligned,
                                                bool out_aligned, const RowGradient& gradient, float softcap) {
   float sum = 0.0f;
-  const auto element = [&](int64_t i, float logit) {
+  const auto one = [&](int64_t i, float logit) {
     const float y = gradient_element(capped_logit(logit, softcap), gradient);
     if (i != target) sum += y;
-    return softcap == 0.0f ? y : y * softcap_derivative(logit, softcap);
+    out[i] = from_float<U>(y * softcap_derivative(logit, softcap));
   };
-  const auto one = [&](int64_t i, const float(&logit)[1]) { out[i] = from_float<U>(element(i, logit[0])); };
-  const auto many = [&](int64_t i, auto& values) {
-    constexpr int kCount = Pack<T>::kSize;
+  const auto many = [&]<int kCount>(int64_t first, const Pack<T>(&packs)[kCount]) {
+    constexpr int kPack = Pack<T>::kSize;
 #pragma unroll
-    for (int m = 0; m < kCount; ++m) values[m] = element(i + m, values[m]);
-    if (out_aligned) {
+    for (int n = 0; n < kCount; ++n) {
+      const int64_t begin = first + n * kPackStep<T>, at = target - begin;
+      float y[kPack];
+#pragma unroll
+      for (int m = 0; m < kPack; ++m) y[m] = packs[n][m];
+      if (softcap != 0.0f) {
+#pragma unroll
+        for (float& logit : y) logit = capped_logit(logit, softcap);
+      }
+#pragma unroll
+      for (float& value : y) value = gradient_element(value, gradient);
+      if (at < 0 || at >= kPack) {
+#pragma unroll
+        for (int m = 0; m < kPack; ++m) sum += y[m];
+      } else {
+#pragma unroll
+        for (int m = 0; m < kPack; ++m) sum += m == at ? 0.0f : y[m];
+      }
+      if (softcap != 0.0f) {
+#pragma unroll
+        for (int m = 0; m < kPack; ++m) y[m] *= softcap_derivative(packs[n][m], softcap);
+      }
       GradientPack<T, U> pack;
 #pragma unroll
-      for (int m = 0; m < kCount; ++m) pack.item[m] = from_float<U>(values[m]);
-      *reinterpret_cast<GradientPack<T, U>*>(out + i) = pack;
-    } else {
-      for (int m = 0; m < kCount; ++m) out[i + m] = from_float<U>(values[m]);
+      for (int m = 0; m < kPack; m += 2) pack.set_pair(m, y[m], y[m + 1]);
+      if (out_aligned) {
+        *reinterpret_cast<GradientPack<T, U>*>(out + begin) = pack;
+      } else {
+#pragma unroll
+        for (int m = 0; m < kPack; ++m) out[begin + m] = pack.item[m];
+      }
     }
   };
   for_logits(logits, 0, n, aligned, many, one);

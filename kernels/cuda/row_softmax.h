@@ -40,13 +40,12 @@ __device__ __forceinline__ float softcap_derivative(float logit, float softcap) 
   return 4.0f * u * inverse * inverse;
 }
 
-// d log2 e of a logit, and exp(d); 0 where it is beneath the floats, NaN stays NaN.
+// d log2 e of a logit, whose fast_exp2() is exp(d): finite also for a logit of -inf, where the power is 0. NaN stays
+// NaN.
+constexpr float kNoPower = -150.0f;
 __device__ __forceinline__ float row_exponent(float logit, float shift, float scale) {
   const float x = (logit - shift) * scale;
-  return x < kLowestExponent ? kLowestExponent : x;
-}
-__device__ __forceinline__ float row_power(float exponent) {
-  return exponent <= kLowestExponent ? 0.0f : exp2f(exponent);
+  return x < kNoPower ? kNoPower : x;
 }
 
 // RowStatistics of a thread: sums of 2^x and 2^x x with x = (logit - max) * inverse_temperature * log2 e.
@@ -59,61 +58,63 @@ __device__ __forceinline__ LaneStatistics empty_lane() { return {-INFINITY, 0.0f
 // The statistics against another maximum, which is not lower.
 __device__ __forceinline__ LaneStatistics shift_lane(const LaneStatistics& s, float max, float scale) {
   if (s.max == max || s.max == -INFINITY) return {max, s.sum, s.weighted};
-  const float x = row_exponent(s.max, max, scale), factor = row_power(x);
+  const float x = row_exponent(s.max, max, scale), factor = fast_exp2(x);
   return {max, s.sum * factor, (s.weighted + s.sum * x) * factor};
 }
-
-struct JoinLanes {
-  float scale;
-  __device__ __forceinline__ LaneStatistics operator()(const LaneStatistics& a, const LaneStatistics& b) const {
-    const float max = a.max > b.max ? a.max : b.max;
-    const LaneStatistics x = shift_lane(a, max, scale), y = shift_lane(b, max, scale);
-    return {max, x.sum + y.sum, x.weighted + y.weighted};
-  }
-};
 
 // Adds N logits at once: one shift for all of them.
 template <bool kEntropy, int N>
 __device__ __forceinline__ void add_logits(LaneStatistics& s, const float (&logits)[N], float scale) {
   float max = s.max;
 #pragma unroll
-  for (int i = 0; i < N; ++i) max = logits[i] > max ? logits[i] : max;
+  for (int i = 0; i < N; ++i) max = fmaxf(max, logits[i]);  // passes over NaN
   s = shift_lane(s, max, scale);
   const float shift = max == -INFINITY ? 0.0f : max;
 #pragma unroll
   for (int i = 0; i < N; ++i) {
-    const float x = row_exponent(logits[i], shift, scale), e = row_power(x);
+    const float x = row_exponent(logits[i], shift, scale), e = fast_exp2(x);
     s.sum += e;
-    if constexpr (kEntropy) s.weighted += e * x;
+    if constexpr (kEntropy) s.weighted = fmaf(e, x, s.weighted);
   }
 }
 
-// many(i, logits) for N = 16 / sizeof(T) adjacent logits from i on, one(i, logit) for those at the end: each thread its
-// share of [begin, end) of a row, the same whether the row can be read in 16 bytes (`aligned`) or not.
+// How far apart in a row the packs are that a thread reads together.
+template <class T>
+constexpr int kPackStep = kRowThreads* Pack<T>::kSize;
+
+// many(first, packs) for kCount packs of logits, the first at `first` and each of the others kPackStep further.
+template <int kCount, class T, class Many>
+__device__ __forceinline__ void take_packs(const T* row, int64_t first, bool aligned, const Many& many) {
+  constexpr int kPack = Pack<T>::kSize;
+  Pack<T> packs[kCount];
+  if (aligned) {
+#pragma unroll
+    for (int n = 0; n < kCount; ++n) packs[n] = *reinterpret_cast<const Pack<T>*>(row + first + n * kPackStep<T>);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kCount * kPack; ++i)
+      packs[i / kPack].item[i % kPack] = row[first + i / kPack * kPackStep<T> + i % kPack];
+  }
+  many(first, packs);
+}
+
+// Each thread its share of [begin, end) of a row, the same whether the row can be read in 16 bytes (`aligned`) or not:
+// packs as take_packs() has them, four at a time, so that as many loads are in flight, then two and one; one(i, logit)
+// for the logits at the end.
 template <class T, class Many, class One>
 __device__ __forceinline__ void for_logits(const T* row, int64_t begin, int64_t end, bool aligned, const Many& many,
                                            const One& one) {
-  constexpr int kPack = Pack<T>::kSize;
-  const int64_t packs = (end - begin) / kPack;
-#pragma unroll 4
-  for (int64_t i = threadIdx.x; i < packs; i += kRowThreads) {
-    const T* from = row + begin + i * kPack;
-    Pack<T> pack;
-    if (aligned) {
-      pack = *reinterpret_cast<const Pack<T>*>(from);
-    } else {
-#pragma unroll
-      for (int k = 0; k < kPack; ++k) pack.item[k] = from[k];
-    }
-    float logits[kPack];
-#pragma unroll
-    for (int k = 0; k < kPack; ++k) logits[k] = to_float(pack.item[k]);
-    many(begin + i * kPack, logits);
+  constexpr int kPack = Pack<T>::kSize, kStep = kPackStep<T>;
+  const int64_t end_of_packs = begin + (end - begin) / kPack * kPack;
+  int64_t i = begin + threadIdx.x * kPack;
+#pragma unroll 1
+  for (; i + 3 * kStep < end_of_packs; i += 4 * kStep) take_packs<4>(row, i, aligned, many);
+  if (i + kStep < end_of_packs) {
+    take_packs<2>(row, i, aligned, many);
+    i += 2 * kStep;
   }
-  for (int64_t i = begin + packs * kPack + threadIdx.x; i < end; i += kRowThreads) {
-    const float logit[1] = {to_float(row[i])};
-    one(i, logit);
-  }
+  if (i < end_of_packs) take_packs<1>(row, i, aligned, many);
+  for (i = end_of_packs + threadIdx.x; i < end; i += kRowThreads) one(i, to_float(row[i]));
 }
 
 // Statistics of a thread's share of [begin, end) of a row. `weighted` is only computed with kEntropy; the rest has the
@@ -123,24 +124,40 @@ __device__ LaneStatistics lane_statistics(const T* row, int64_t begin, int64_t e
                                           const RowTransform& transform) {
   const float scale = transform.inverse_temperature * kLog2e;
   LaneStatistics s = empty_lane();
-  const auto add = [&](int64_t, auto& logits) {
+  const auto add = [&]<int kCount>(int64_t, const Pack<T>(&packs)[kCount]) {
+    constexpr int kPack = Pack<T>::kSize;
+    float logits[kCount * kPack];
+#pragma unroll
+    for (int i = 0; i < kCount * kPack; ++i) logits[i] = packs[i / kPack][i % kPack];
     if (transform.softcap != 0.0f) {
       for (float& logit : logits) logit = capped_logit(logit, transform.softcap);
     }
     add_logits<kEntropy>(s, logits, scale);
   };
-  const auto add_one = [&](int64_t, const float(&logit)[1]) {
-    const float capped[1] = {capped_logit(logit[0], transform.softcap)};
+  const auto add_one = [&](int64_t, float logit) {
+    const float capped[1] = {capped_logit(logit, transform.softcap)};
     add_logits<kEntropy>(s, capped, scale);
   };
   for_logits(row, begin, end, aligned, add, add_one);
   return s;
 }
 
-// The statistics of all threads of the block joined, in each of them.
-__device__ __forceinline__ RowStatistics join_block(LaneStatistics s, const RowTransform& transform) {
-  s = block_reduce<kRowThreads>(s, JoinLanes{transform.inverse_temperature * kLog2e});
-  return {s.max, s.sum, s.weighted * kLn2};
+// What threads whose maximum is the same add up.
+struct LaneSums {
+  float sum, weighted;
+
+  __device__ __forceinline__ LaneSums operator+(const LaneSums& other) const {
+    return {sum + other.sum, weighted + other.weighted};
+  }
+};
+
+// The statistics of all threads of the block joined, in each of them: against one maximum first, which takes each
+// thread one power.
+__device__ __forceinline__ RowStatistics join_block(const LaneStatistics& own, const RowTransform& transform) {
+  const float max = block_reduce<kRowThreads, Max>(own.max);
+  const LaneStatistics s = shift_lane(own, max, transform.inverse_temperature * kLog2e);
+  const LaneSums sums = block_reduce<kRowThreads, Sum>(LaneSums{s.sum, s.weighted});
+  return {max, sums.sum, sums.weighted * kLn2};
 }
 
 template <bool kEntropy, class T>
@@ -149,15 +166,15 @@ __device__ RowStatistics part_statistics(const T* row, int64_t begin, int64_t en
   return join_block(lane_statistics<kEntropy>(row, begin, end, aligned, transform), transform);
 }
 
-// Statistics of a whole row by one block.
+// Statistics of a whole row by one block, in its first thread.
 template <bool kEntropy, class T>
 __device__ RowStatistics row_statistics(const T* row, int64_t columns, bool aligned, const RowParts& parts,
                                         const RowTransform& transform) {
   RowStatistics all = empty_row();
   for (int part = 0; part < parts.count; ++part) {
     const int64_t begin = part * parts.length, end = min(columns, begin + parts.length);
-    all = join_statistics(all, part_statistics<kEntropy>(row, begin, end, aligned, transform),
-                          transform.inverse_temperature);
+    const RowStatistics s = part_statistics<kEntropy>(row, begin, end, aligned, transform);
+    if (threadIdx.x == 0) all = join_statistics(all, s, transform.inverse_temperature);
   }
   return all;
 }

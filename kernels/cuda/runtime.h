@@ -22,6 +22,17 @@ __device__ __forceinline__ T* dynamic_shared() {
 #endif
 }
 
+// 2 to the x, to 2 units in the last place; 0 where the result is subnormal.
+__device__ __forceinline__ float fast_exp2(float x) {
+#ifdef __CUDA_ARCH__
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+#else
+  return x < -126.0f ? 0.0f : exp2f(x);
+#endif
+}
+
 // An address in shared memory, as instructions of its own take it.
 #ifdef GRPO_CUDA_ON_CPU
 using SharedAddress = uintptr_t;

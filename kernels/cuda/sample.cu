@@ -78,7 +78,7 @@ struct Weights {
     if (fabsf(max) == INFINITY) {
       weight = max > 0.0f && logit == max ? 1.0f : 0.0f;
     } else {
-      weight = row_power(row_exponent(logit, max, inverse_temperature * kLog2e));
+      weight = fast_exp2(row_exponent(logit, max, inverse_temperature * kLog2e));
     }
     return weight >= least ? weight : 0.0f;  // NaN is not
   }
@@ -94,7 +94,7 @@ __device__ __forceinline__ void load_logits(float (&logits)[kPerLane], const T* 
     for (int n = 0; n < kPerLane; n += kPack) {
       const Pack<T> pack = *reinterpret_cast<const Pack<T>*>(row + first + n);
 #pragma unroll
-      for (int i = 0; i < kPack; ++i) logits[n + i] = to_float(pack.item[i]);
+      for (int i = 0; i < kPack; ++i) logits[n + i] = pack[i];
     }
   } else {
 #pragma unroll
@@ -238,7 +238,7 @@ __global__ void __launch_bounds__(kDrawThreads, 2) draw_kernel(const T* logits, 
     const auto mass = [&](int part) -> double {
       const float own = found[part].statistics.max;
       if (k.greedy) return own == most ? 1.0 : 0.0;
-      if (row_exponent(own, most, inverse_temperature * kLog2e) <= kLowestExponent) return 0.0;
+      if (row_exponent(own, most, inverse_temperature * kLog2e) <= kNoPower) return 0.0;
       return found[part].mass * exp((static_cast<double>(own) - most) * inverse_temperature);
     };
     const auto target = [&](double sum) { return uniform * (total = sum); };

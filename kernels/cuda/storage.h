@@ -14,11 +14,34 @@ struct Floats {
   float item[N];
 };
 
+// Two numbers rounded to bf16 in a register, `first` in its low half.
+__device__ __forceinline__ unsigned bf16_pair(float first, float second) {
+#ifdef __CUDA_ARCH__
+  unsigned pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  return pair;
+#else
+  return to_bf16(first).bits | static_cast<unsigned>(to_bf16(second).bits) << 16;
+#endif
+}
+
 // 16 bytes of adjacent elements.
 template <class T>
 struct alignas(16) Pack {
   static constexpr int kSize = 16 / sizeof(T);
-  T item[kSize];
+  union {
+    T item[kSize];
+    uint32_t word[4];
+  };
+
+  // An element as a float, by one instruction from the word that it is in.
+  __device__ __forceinline__ float operator[](int i) const {
+    if constexpr (__is_same(T, bf16)) {
+      return float_of_bits(i % 2 == 0 ? word[i / 2] << 16 : word[i / 2] & 0xffff0000u);
+    } else {
+      return to_float(item[i]);
+    }
+  }
 };
 
 // Rows of f32, bf16 or f16; `stride` elements from one row to the next. An absent tensor has no data.

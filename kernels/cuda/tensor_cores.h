@@ -53,34 +53,12 @@ __device__ __forceinline__ void load_matrices_transposed(unsigned (&matrices)[4]
 #endif
 }
 
-// Two numbers rounded to bf16 in a register, `first` in its low half.
-__device__ __forceinline__ unsigned bf16_pair(float first, float second) {
-#ifdef __CUDA_ARCH__
-  unsigned pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
-  return pair;
-#else
-  return to_bf16(first).bits | static_cast<unsigned>(to_bf16(second).bits) << 16;
-#endif
-}
-
 // Two adjacent blocks of 16x8 sums, rounded to bf16, as a left operand of 16x16.
 __device__ __forceinline__ void left_operand(unsigned (&a)[4], const float (&first)[4], const float (&second)[4]) {
   a[0] = bf16_pair(first[0], first[1]);
   a[1] = bf16_pair(first[2], first[3]);
   a[2] = bf16_pair(second[0], second[1]);
   a[3] = bf16_pair(second[2], second[3]);
-}
-
-// 2 to the x, to 2 units in the last place; 0 where the result is subnormal.
-__device__ __forceinline__ float fast_exp2(float x) {
-#ifdef __CUDA_ARCH__
-  float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
-#else
-  return exp2f(x);
-#endif
 }
 
 }  // namespace grpo_cuda

@@ -237,7 +237,7 @@ describe.each(devices)('$name', ({ open }) => {
     }
   });
 
-  test.each([9001, 20000, 70001])('a row of %i, alone and among others, whole and masked', async (vocab) => {
+  test.each([9001, 12288, 20000, 70001])('a row of %i, alone and among others, whole and masked', async (vocab) => {
     const options: PolicyLossOptions = { entropyCoefficient: 0.01 };
     const batch = randomBatch(11, vocab, [2, 3]);
     for (const layout of [{}, { dtype: 'bf16', inPlace: true }, { gap: 3 }] as Layout[]) {

@@ -221,13 +221,12 @@ template <class F>
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, F*) {
   return cuda_on_cpu_find_code();
 }
-template <class F>
-cudaError_t cudaFuncSetAttribute(F*, cudaFuncAttribute, int) {
-  return cudaSuccess;
-}
 
 namespace cuda_on_cpu {
-cudaError_t check_launch(const cudaLaunchConfig_t& config);
+using Kernel = void (*)();
+cudaError_t check_launch(Kernel kernel, const cudaLaunchConfig_t& config);
+// Lets a block have so much dynamic shared memory.
+cudaError_t allow_shared(Kernel kernel, int bytes);
 // What the host calls, and the graphs that there are: exported for tests as `cuda_on_cpu_counts`, an int32 each.
 enum Count { kKernelLaunches, kCopies, kGraphLaunches, kLiveGraphs, kCounts };
 void count(Count what, int by = 1);
@@ -241,16 +240,21 @@ void finish_copies(cudaStream_t stream);
 }  // namespace cuda_on_cpu
 
 // GRPO_CUDA_ON_CPU_CLUSTERS of any kind, 1 when it is not set.
-cudaError_t cuda_on_cpu_clusters(int* clusters, const cudaLaunchConfig_t& config);
+cudaError_t cuda_on_cpu_clusters(int* clusters, cuda_on_cpu::Kernel kernel, const cudaLaunchConfig_t& config);
 template <class F>
-cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, F*, const cudaLaunchConfig_t* config) {
-  return cuda_on_cpu_clusters(clusters, *config);
+cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, F* kernel, const cudaLaunchConfig_t* config) {
+  return cuda_on_cpu_clusters(clusters, reinterpret_cast<cuda_on_cpu::Kernel>(kernel), *config);
+}
+template <class F>
+cudaError_t cudaFuncSetAttribute(F* kernel, cudaFuncAttribute, int bytes) {
+  return cuda_on_cpu::allow_shared(reinterpret_cast<cuda_on_cpu::Kernel>(kernel), bytes);
 }
 
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
-  if (const cudaError_t error = cuda_on_cpu::check_launch(*config)) return error;
+  const auto unnamed = reinterpret_cast<cuda_on_cpu::Kernel>(kernel);
+  if (const cudaError_t error = cuda_on_cpu::check_launch(unnamed, *config)) return error;
   auto call = [kernel, values = std::tuple<Parameters...>(static_cast<Parameters>(arguments)...)] {
     std::apply(kernel, values);
   };

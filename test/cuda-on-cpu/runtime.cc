@@ -30,6 +30,7 @@ struct Allocation {
 std::mutex mutex;
 std::unordered_map<void*, Allocation> allocations;
 size_t live[kDevices] = {};
+std::unordered_map<cuda_on_cpu::Kernel, size_t> allowed_shared;
 thread_local int device = 0;
 
 struct HostCopy {
@@ -46,6 +47,15 @@ size_t setting(const char* name, size_t otherwise) {
 }
 size_t capacity() { return setting("GRPO_CUDA_ON_CPU_MEMORY", size_t{16} << 30); }
 size_t shared_capacity() { return setting("GRPO_CUDA_ON_CPU_SHARED", 227 << 10); }
+
+// What a kernel's shared variables may take of a block's shared memory; the host's compiler does not tell.
+constexpr size_t kSharedVariables = 1024;
+// A block has up to 48 KiB where more was not allowed.
+size_t dynamic_limit(cuda_on_cpu::Kernel kernel) {
+  const std::lock_guard lock(mutex);
+  const auto allowed = allowed_shared.find(kernel);
+  return std::min(shared_capacity(), allowed == allowed_shared.end() ? (48 << 10) - kSharedVariables : allowed->second);
+}
 
 cudaError_t note(cudaError_t error) {
   if (error) last_error = error;
@@ -231,12 +241,17 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
 
-cudaError_t cuda_on_cpu::check_launch(const cudaLaunchConfig_t& config) {
+cudaError_t cuda_on_cpu::allow_shared(Kernel kernel, int bytes) {
+  if (bytes < 0 || bytes + kSharedVariables > shared_capacity()) return note(cudaErrorInvalidValue);
+  const std::lock_guard lock(mutex);
+  return allowed_shared[kernel] = static_cast<size_t>(bytes), cudaSuccess;
+}
+cudaError_t cuda_on_cpu::check_launch(Kernel kernel, const cudaLaunchConfig_t& config) {
   const dim3 grid = config.gridDim, block = config.blockDim;
   const uint64_t threads = uint64_t{block.x} * block.y * block.z;
   bool fits = threads > 0 && threads <= 1024 && threads % 32 == 0 && grid.x > 0 && grid.x <= 0x7fffffffu &&
               grid.y > 0 && grid.y <= 65535 && grid.z > 0 && grid.z <= 65535 &&
-              config.dynamicSmemBytes <= shared_capacity() && config.numAttrs <= 1;
+              config.dynamicSmemBytes <= dynamic_limit(kernel) && config.numAttrs <= 1;
   // A thread's kernels go to the device that it has chosen.
   if (config.stream && config.stream->device != device) return note(cudaErrorInvalidResourceHandle);
   if (fits && config.numAttrs == 1) {
@@ -247,7 +262,7 @@ cudaError_t cuda_on_cpu::check_launch(const cudaLaunchConfig_t& config) {
   }
   return fits ? cudaSuccess : note(cudaErrorInvalidValue);
 }
-cudaError_t cuda_on_cpu_clusters(int* clusters, const cudaLaunchConfig_t& config) {
+cudaError_t cuda_on_cpu_clusters(int* clusters, cuda_on_cpu::Kernel kernel, const cudaLaunchConfig_t& config) {
   *clusters = static_cast<int>(setting("GRPO_CUDA_ON_CPU_CLUSTERS", 1));
-  return cuda_on_cpu::check_launch(config);
+  return cuda_on_cpu::check_launch(kernel, config);
 }

@@ -54,6 +54,15 @@ describe('native/sources.json', () => {
   });
 });
 
+describe('nvcc', () => {
+  // Otherwise it fuses products and sums as it likes, and a formula has other bits in another kernel.
+  test.each(['scripts/build-cuda.mjs', 'docs/cuda.md'])('rounds every operation as the source has it: %s', (path) => {
+    const text = read(path);
+    expect(text).toContain('-fmad=false');
+    expect(text).not.toMatch(/fast.math|-(ftz|prec-div|prec-sqrt)/);
+  });
+});
+
 describe('kernels for one instruction set', () => {
   // The linker keeps one of several weak functions of the same name: it could put AVX code where any processor runs it.
   const isas = process.arch === 'x64' ? ['baseline', 'avx2', 'avx512'] : ['baseline'];
