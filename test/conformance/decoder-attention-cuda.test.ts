@@ -140,10 +140,11 @@ describe.each(devices)('attention on tensor cores beside plain kernels, on $name
     },
   );
 
-  test('the same bits twice, alone or in a batch, with a prompt of its own or a shared one', async () => {
+  test('the same bits each time, alone or in a batch, with a prompt of its own or a shared one', async () => {
     const b = batchOf([20, 90, 4, 50], { parents: [-1, -1, 1, 1] });
     const all = await run(b);
-    expect(await run(b)).toEqual(all);
+    // The stand-in runs warps in another order each time, and leaves other bytes where nobody wrote.
+    for (let again = 0; again < 5; again++) expect(await run(b)).toEqual(all);
 
     const rows = (first: number, end: number) => (m: Matrix) =>
       matrix(end - first, m.columns, (r, c) => m.data[(first + r) * m.columns + c]!);

@@ -3,8 +3,8 @@
 // another, those of a cluster by turns; each thread of a block is a fibre that runs until it waits: at a barrier, a
 // shuffle or any other operation of the whole warp. All the waiting is checked: a barrier that some thread never
 // reaches ends the process with a message, and so does a block that reaches for the memory of one that does not run.
-// Every other block runs its threads in the opposite order, and so does every other launch its first, which brings out
-// results that depend on an order that CUDA does not promise.
+// Blocks run their threads in three orders by turns, of which one lets a warp run ahead of the others, and so do the
+// first blocks of launches, which brings out results that depend on an order that CUDA does not promise.
 //
 // Only what the kernels use is here. What differs from CUDA: memory is the host's; kernels have run when their launch
 // returns. Copies from the host have not: they are carried out when the stream is next used or waited for, and end the
@@ -50,7 +50,7 @@ void run(dim3 grid, dim3 block, unsigned cluster, size_t shared, void (*body)(vo
 // The end of the process, with a message that says which thread runs.
 [[noreturn]] void give_up(const char* message);
 // cp.async.cg.shared.global of 16 bytes, of which the source gives `from_bytes` and the rest are zeros. Until its
-// thread waits, the place holds NaN.
+// thread waits, the place holds neither what was there nor what comes, but wrong numbers.
 void copy_async(void* to, const void* from, unsigned from_bytes);
 // cp.async.wait_all.
 void wait_for_copies();

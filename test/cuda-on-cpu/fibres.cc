@@ -3,6 +3,7 @@
 #include <link.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
@@ -23,6 +24,8 @@ namespace cuda_on_cpu {
 namespace {
 
 constexpr size_t kStackBytes = 256 << 10;
+// Bytes of a number that is of a usual size, and wrong: 48.5 in bf16, 48.6 in float32, 3.1 in f16.
+constexpr int kWrongByte = 0x42;
 
 struct Barrier {
   unsigned expected = 0, arrived = 0;
@@ -34,6 +37,10 @@ struct Warp {
   // Two, since a lane may be at the next exchange before another has read this one.
   alignas(16) unsigned char values[2][32 * kLaneBytes];
 };
+
+// In which order threads that are ready run. The first two let warps go on side by side; in the last, one runs ahead of
+// the others until it waits for them, or for no reason at all lets them by.
+enum class Order { kForward, kReverse, kDrift };
 
 struct Block {
   dim3 index;
@@ -47,7 +54,7 @@ struct Block {
   std::vector<struct Fibre*> at_cluster_barrier;
   unsigned alive = 0;
   bool started = false;
-  bool reverse = false;  // the order of threads that are ready
+  Order order = Order::kForward;
 };
 
 // Of 16 bytes, of which `from` gives `bytes`.
@@ -83,7 +90,19 @@ struct {
 void (*kernel_body)(void*) = nullptr;
 void* kernel_argument = nullptr;
 
-unsigned launches = 0;
+// What the order of threads and the bytes that nobody wrote follow from. Other runs: GRPO_CUDA_ON_CPU_SEED.
+uint64_t launches = [] {
+  const char* seed = std::getenv("GRPO_CUDA_ON_CPU_SEED");
+  return seed ? std::strtoull(seed, nullptr, 10) : 0;
+}();
+uint64_t drawn = 0;
+// splitmix64.
+uint64_t draw() {
+  uint64_t x = drawn += 0x9e3779b97f4a7c15u;
+  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+  return x ^ x >> 31;
+}
 
 void finish_fibre();
 
@@ -141,10 +160,17 @@ void to_scheduler(Fibre& fibre) { swapcontext(&fibre.context, &scheduler_context
 #endif
 
 void make_ready(Block& block, std::vector<Fibre*>& fibres) {
-  if (block.reverse) {
-    for (size_t i = fibres.size(); i-- > 0;) block.ready.push_back(fibres[i]);
+  const size_t count = fibres.size();
+  if (block.order == Order::kDrift) {
+    // Those of one warp run next, those of several warp by warp, in any order of warps.
+    const auto key = [salt = draw() | 1](const Fibre* fibre) { return (fibre->number / 32 + 1) * salt; };
+    if (count >= 32)
+      std::stable_sort(fibres.begin(), fibres.end(), [&](Fibre* x, Fibre* y) { return key(x) < key(y); });
+    const bool next = count < 32 && draw() % 16 != 0;
+    block.ready.insert(next ? block.ready.begin() : block.ready.end(), fibres.begin(), fibres.end());
   } else {
-    for (Fibre* fibre : fibres) block.ready.push_back(fibre);
+    for (size_t i = 0; i < count; ++i)
+      block.ready.push_back(fibres[block.order == Order::kForward ? i : count - 1 - i]);
   }
   fibres.clear();
 }
@@ -270,7 +296,7 @@ void copy_async(void* to, const void* from, unsigned from_bytes) {
   if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % 16 != 0 || from_bytes > 16) {
     give_up("cp.async takes up to 16 bytes at multiples of 16");
   }
-  std::memset(to, 0xff, 16);
+  std::memset(to, kWrongByte, 16);
   current->copies.push_back({to, from, from_bytes});
 }
 
@@ -284,7 +310,7 @@ void wait_for_copies() {
 
 void run(dim3 grid, dim3 block, unsigned cluster_size, size_t shared, void (*body)(void*), void* argument) {
   const std::lock_guard lock(launching);
-  ++launches;
+  drawn = ++launches << 32;
   const unsigned threads = block.x * block.y * block.z;
   gridDim = grid;
   blockDim = block;
@@ -299,15 +325,15 @@ void run(dim3 grid, dim3 block, unsigned cluster_size, size_t shared, void (*bod
       const uint64_t index = first + rank;
       Block& b = cluster[rank];
       b.index = dim3(unsigned(index % grid.x), unsigned(index / grid.x % grid.y), unsigned(index / grid.x / grid.y));
-      b.reverse = (launches + index) % 2 == 0;
+      b.order = static_cast<Order>((launches + index) % 3);
       b.barrier.expected = b.alive = threads;
       b.started = false;
       b.warps.assign((threads + 31) / 32, Warp{{32}, {}});
-      // Never zero at first.
+      // Never zero at first: NaN, or numbers, since a kernel may mend results that are not finite.
       b.memory.reset(new unsigned char[shared + 128]);
       b.shared = b.memory.get() + (128 - reinterpret_cast<uintptr_t>(b.memory.get()) % 128);
       b.shared_bytes = shared;
-      std::memset(b.shared, 0xff, shared);
+      std::memset(b.shared, (launches + index) % 2 ? 0xff : kWrongByte, shared);
       b.variables.assign(variables.data, variables.data + variables.bytes);
       std::vector<Fibre*> order;
       for (unsigned i = 0; i < threads; ++i) {

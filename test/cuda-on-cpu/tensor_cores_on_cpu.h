@@ -6,8 +6,7 @@
 
 namespace cuda_on_cpu {
 
-// mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32: products are exact; they are added to `sums` one after another
-// in float32 (hardware adds in an order of its own).
+// mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32, with sums at least as rough as those of any device.
 void mma_m16n8k16(float (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1);
 
 // ldmatrix.sync.aligned.m8n8.x4[.trans].shared.b16.

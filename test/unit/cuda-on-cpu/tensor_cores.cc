@@ -114,7 +114,7 @@ void check_copies() {
     auto* to = dynamic_shared<bf16>();
     copy_async(shared_address(to + lane * 8), aligned + lane * 8, true);
     copy_async(shared_address(to + (kWarp + lane) * 8), aligned + lane * 8, false);
-    for (int i = 0; i < 8; ++i) expect(to[lane * 8 + i].bits == 0xffff, "cp.async too early", lane, i);
+    for (int i = 0; i < 8; ++i) expect(to[lane * 8 + i].bits == 0x4242, "cp.async too early", lane, i);
     wait_for_copies();
     __syncthreads();
     for (int i = 0; i < 8; ++i) {
