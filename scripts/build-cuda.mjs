@@ -16,9 +16,9 @@ import { fail, filesUnder, hasCommand, root } from './lib.mjs';
 
 const released = ['80', '86', '89', '90', '100', '120'];
 const mostRegisters = 128;
-// On tensor cores sums stay in registers, 16 rows a warp: 64 of them a thread for heads of 128, and 128 for the gradients of
-// keys and values. 168 registers leave room for three blocks of 128 threads on a multiprocessor, 255 for two.
-const raisedRegisters = { attention_tiles_kernel: 168, grad_queries_tiles_kernel: 168, grad_keys_tiles_kernel: 255 };
+// On tensor cores sums stay in registers, 32 rows a warp: 128 of them a thread for heads of 128, and for the gradients of keys
+// and values. 255 registers leave room for two blocks of 128 threads on a multiprocessor.
+const raisedRegisters = { attention_tiles_kernel: 255, grad_queries_tiles_kernel: 255, grad_keys_tiles_kernel: 255 };
 const mostSpilled = 32; // bytes stored and loaded; ptxas spills a word or two where it likes more blocks better
 // Eight query heads of one key keep 64 elements of queries, or of sums, beside four loads: a few words more on sm_86 and
 // sm_89, where half as many blocks would cost more.

@@ -38,7 +38,8 @@ grpo_status attention(grpo_context& context, const grpo_attention_args& args) {
   if (rows == 0 || heads.query_heads == 0) return GRPO_OK;
   const DeviceSequences sequences = {int_data(args.sequence_offsets), int_data(args.parents),
                                      args.sequence_offsets.shape[0] - 1};
-  if (fits_tiles(heads, rows, {&args.queries, &args.keys, &args.values}, {&args.out})) {
+  // Tiles look for the largest score before they scale it.
+  if (a.scale > 0.0f && fits_tiles(heads, rows, {&args.queries, &args.keys, &args.values}, {&args.out})) {
     return attention_tiles(context, a, sequences);
   }
   const Launch how = attention_launch(rows * heads.query_heads, heads, 1);

@@ -1,7 +1,7 @@
 // attention_backward in tiles on tensor cores (attention_backward_rows.h has the formulas): first the gradients of
-// queries, 64 head rows a block, which meet the keys; then those of keys and values, 64 a block, which meet the head
-// rows that see them. Nothing is added up by atomics. Sums are float32; the weights and the gradients of scores are
-// rounded to bf16 for the products that they are factors of.
+// queries, 128 head rows a block, which meet the keys; then those of keys and values, 128 or 64 a block, which meet the
+// head rows that see them. Nothing is added up by atomics. Sums are float32; the weights and the gradients of scores
+// are rounded to bf16 for the products that they are factors of.
 
 #include "attention_backward_rows.h"
 #include "attention_tiles.h"
@@ -17,43 +17,46 @@ __device__ __forceinline__ float weight_shift(float log_sum_exp) {
   return log_sum_exp == -INFINITY ? INFINITY : log_sum_exp * kLog2E;
 }
 
-// Registers: sums 64 (heads of 128), scores and their gradients 32; with three blocks on a multiprocessor 168.
+constexpr int kQueryBlocks = 2;  // of 16 rows, a warp
+constexpr int kHeldQueries = kHeldRows<kQueryBlocks>;
+
+// Registers: sums 128 (heads of 128), scores and their gradients 64; with two blocks on a multiprocessor 255.
 template <int kWidth>
-__global__ void __launch_bounds__(kTileThreads, 3) grad_queries_tiles_kernel(BackwardKernel a) {
-  constexpr int kKeys = kBackwardRows;
-  const int group = static_cast<int>(a.heads.group), key_head = blockIdx.y, warp = threadIdx.y;
-  const SequenceTile part = sequence_tile(a.sequences, gridDim.x - 1 - blockIdx.x, group);
+__global__ void __launch_bounds__(kTileThreads, 2) grad_queries_tiles_kernel(BackwardKernel a) {
+  constexpr int kKeys = kBackwardRows, kBlocks = kQueryBlocks, kHeld = kHeldQueries, kRows = 2 * kBlocks;
+  const int group = static_cast<int>(a.heads.group), key_head = blockIdx.y, warp_row = 16 * kBlocks * threadIdx.y;
+  const SequenceTile part = sequence_tile<kHeld>(a.sequences, gridDim.x - 1 - blockIdx.x, group);
   if (part.first >= part.length) return;
   unsigned char* const shared = dynamic_shared<unsigned char>();
   const auto tile = [&](int row) { return Tile<kWidth>{shared_address(shared) + row * Tile<kWidth>::kRowBytes}; };
-  const Tile<kWidth> queries = tile(0), grad_out = tile(kHeldRows);
-  const auto keys = [&](int t) { return tile(2 * kHeldRows + t % 2 * 2 * kKeys); };
-  const auto values = [&](int t) { return tile(2 * kHeldRows + (t % 2 * 2 + 1) * kKeys); };
+  const Tile<kWidth> queries = tile(0), grad_out = tile(kHeld);
+  const auto keys = [&](int t) { return tile(2 * kHeld + t % 2 * 2 * kKeys); };
+  const auto values = [&](int t) { return tile(2 * kHeld + (t % 2 * 2 + 1) * kKeys); };
   // Of each held row; read again for each tile, since registers are scarce.
-  auto* const deltas = reinterpret_cast<float*>(shared + (2 * kHeldRows + 4 * kKeys) * Tile<kWidth>::kRowBytes);
-  auto* const shifts = deltas + kHeldRows;
+  auto* const deltas = reinterpret_cast<float*>(shared + (2 * kHeld + 4 * kKeys) * Tile<kWidth>::kRowBytes);
+  auto* const shifts = deltas + kHeld;
 
-  const SeenKeys<kKeys> seen_keys(part, group, key_head * kWidth);
+  const SeenKeys<kHeld, kKeys> seen_keys(part, group, key_head * kWidth);
   const int tiles = seen_keys.tiles();
   const auto fetch = [&](int t) {
     keys(t).template fetch<kKeys>(a.keys, [&](int i) { return seen_keys(t, i); });
     values(t).template fetch<kKeys>(a.values, [&](int i) { return seen_keys(t, i); });
   };
   const auto held = [&](int i) { return head_row(part.start, part.length, part.first + i, key_head, group, kWidth); };
-  queries.template fetch<kHeldRows>(a.queries, held);
-  grad_out.template fetch<kHeldRows>(a.grad_out, held);
+  queries.template fetch<kHeld>(a.queries, held);
+  grad_out.template fetch<kHeld>(a.grad_out, held);
   fetch(0);
 
   // delta = dO . o of the held rows: four elements a lane at a time.
   constexpr int kLanes = kWidth / 4;
-  for (int i = (warp * kWarp + threadIdx.x) / kLanes; i < kHeldRows; i += kTileThreads / kLanes) {
+  for (int i = (threadIdx.y * kWarp + threadIdx.x) / kLanes; i < kHeld; i += kTileThreads / kLanes) {
     const HeadPlace at = held(i);
     float delta = 0.0f;
     if (at.exists) {
       const Floats<4> x = a.grad_out.load<4>(at.row, at.column + threadIdx.x % kLanes * 4);
       const Floats<4> y = a.out.load<4>(at.row, at.column + threadIdx.x % kLanes * 4);
 #pragma unroll
-      for (int k = 0; k < 4; ++k) delta += x.item[k] * y.item[k];
+      for (int k = 0; k < 4; ++k) delta = fmaf(x.item[k], y.item[k], delta);
     }
 #pragma unroll
     for (int distance = kLanes / 2; distance > 0; distance /= 2) delta += shuffle_xor(delta, distance);
@@ -65,57 +68,60 @@ __global__ void __launch_bounds__(kTileThreads, 3) grad_queries_tiles_kernel(Bac
   }
 
   const float scale = a.scale * kLog2E;
-  int seen[2];  // how many keys a lane's two rows see
-  float grad[kWidth / 8][4] = {};
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    seen[i] = part.parent_length + held(16 * warp + row_of(2 * i)).row - part.start + 1;
-  }
+  float grad[kBlocks][kWidth / 8][4] = {};
   for (int t = 0; t < tiles; ++t) {
     wait_for_copies();
     __syncthreads();  // this tile is there, and everybody has done with the one before
     if (t + 1 < tiles) fetch(t + 1);
-    const float delta[2] = {deltas[16 * warp + row_of(0)], deltas[16 * warp + row_of(2)]};
-    const float shift[2] = {shifts[16 * warp + row_of(0)], shifts[16 * warp + row_of(2)]};
-    float weights[kKeys / 8][4], grad_scores[kKeys / 8][4];
-    dot_rows<kKeys>(weights, left_rows(queries, 16 * warp), keys(t));
-    dot_rows<kKeys>(grad_scores, left_rows(grad_out, 16 * warp), values(t));
+    float weights[kBlocks][kKeys / 8][4], grad_scores[kBlocks][kKeys / 8][4];
+    dot_rows<kKeys>(weights, left_rows(queries, warp_row), keys(t));
+    dot_rows<kKeys>(grad_scores, left_rows(grad_out, warp_row), values(t));
 #pragma unroll
-    for (int n = 0; n < kKeys / 8; ++n) {
+    for (int i = 0; i < kRows; ++i) {
+      const float delta = deltas[warp_row + row_of(2 * i)], shift = shifts[warp_row + row_of(2 * i)];
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        grad_scores[n][e] = fast_exp2(weights[n][e] * scale - shift[e / 2]) * (grad_scores[n][e] - delta[e / 2]);
+      for (int n = 0; n < kKeys / 8; ++n) {
+#pragma unroll
+        for (int e = i % 2 * 2; e < i % 2 * 2 + 2; ++e) {
+          float& grad_score = grad_scores[i / 2][n][e];
+          grad_score = fast_exp2(fmaf(weights[i / 2][n][e], scale, -shift)) * (grad_score - delta);
+        }
       }
     }
     if (!seen_keys.all_see(t)) {
 #pragma unroll
-      for (int n = 0; n < kKeys / 8; ++n) {
+      for (int i = 0; i < kRows; ++i) {
+        const int seen = seen_keys.by(warp_row + row_of(2 * i)) - t * kKeys;
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          if (t * kKeys + 8 * n + column_of(e) >= seen[e / 2]) grad_scores[n][e] = 0.0f;
+        for (int n = 0; n < kKeys / 8; ++n) {
+#pragma unroll
+          for (int e = i % 2 * 2; e < i % 2 * 2 + 2; ++e) {
+            if (8 * n + column_of(e) >= seen) grad_scores[i / 2][n][e] = 0.0f;
+          }
         }
       }
     }
     add_rows<kKeys>(grad, grad_scores, keys(t));
   }
 
-  bool not_finite[2] = {};
-  note_not_finite<kWidth>(not_finite, grad);
+  bool not_finite[kRows] = {};
+  note_not_finite(not_finite, grad);
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const HeadPlace at = held(16 * warp + row_of(2 * i));
+  for (int i = 0; i < kRows; ++i) {
+    const HeadPlace at = held(warp_row + row_of(2 * i));
     not_finite[i] = not_finite[i] && at.exists;
     if (!at.exists) continue;
 #pragma unroll
     for (int n = 0; n < kWidth / 8; ++n) {
+      const float(&pair)[4] = grad[i / 2][n];
       a.grad_queries.store<2>(at.row, at.column + 8 * n + column_of(0),
-                              {{grad[n][2 * i] * a.scale, grad[n][2 * i + 1] * a.scale}});
+                              {{pair[i % 2 * 2] * a.scale, pair[i % 2 * 2 + 1] * a.scale}});
     }
   }
   // The warp's own queries are not read any more.
-  auto* const own = reinterpret_cast<float*>(shared + 16 * warp * Tile<kWidth>::kRowBytes);
+  auto* const own = reinterpret_cast<float*>(shared + warp_row * Tile<kWidth>::kRowBytes);
   for_not_finite(not_finite, [&](int i) {
-    const HeadPlace at = held(16 * warp + i);
+    const HeadPlace at = held(warp_row + i);
     grad_queries_row<kWidth / kWarp, 4>(a, at.row, at.column / kWidth, own);
   });
 }
@@ -144,20 +150,24 @@ struct SeeingRows {
   }
 };
 
-// Registers: sums 128 (heads of 128), scores and their gradients 32; with two blocks on a multiprocessor 255.
+// Of 16 keys, a warp: the sums of 32 with heads of 128 would take all registers.
 template <int kWidth>
-__global__ void __launch_bounds__(kTileThreads, kWidth == 64 ? 3 : 2) grad_keys_tiles_kernel(BackwardKernel a) {
-  constexpr int kRows = kBackwardRows;
-  const int group = static_cast<int>(a.heads.group), key_head = blockIdx.y, warp = threadIdx.y;
+constexpr int kKeyBlocks = kWidth == 64 ? 2 : 1;
+
+// Registers: sums 128, scores and their gradients 32 (heads of 64: 64); with two blocks on a multiprocessor 255.
+template <int kWidth>
+__global__ void __launch_bounds__(kTileThreads, 2) grad_keys_tiles_kernel(BackwardKernel a) {
+  constexpr int kRows = kBackwardRows, kBlocks = kKeyBlocks<kWidth>, kHeld = kHeldRows<kBlocks>, kKeys = 2 * kBlocks;
+  const int group = static_cast<int>(a.heads.group), key_head = blockIdx.y, warp_row = 16 * kBlocks * threadIdx.y;
   // The first keys of a sequence are seen by the most rows: they begin first.
-  const SequenceTile part = sequence_tile(a.sequences, blockIdx.x, 1);
+  const SequenceTile part = sequence_tile<kHeld>(a.sequences, blockIdx.x, 1);
   if (part.first >= part.length) return;
   unsigned char* const shared = dynamic_shared<unsigned char>();
   const auto tile = [&](int row) { return Tile<kWidth>{shared_address(shared) + row * Tile<kWidth>::kRowBytes}; };
-  const Tile<kWidth> keys = tile(0), values = tile(kHeldRows);
-  const auto queries = [&](int t) { return tile(2 * kHeldRows + t % 2 * 2 * kRows); };
-  const auto grad_out = [&](int t) { return tile(2 * kHeldRows + (t % 2 * 2 + 1) * kRows); };
-  auto* const numbers = reinterpret_cast<float*>(shared + (2 * kHeldRows + 4 * kRows) * Tile<kWidth>::kRowBytes);
+  const Tile<kWidth> keys = tile(0), values = tile(kHeld);
+  const auto queries = [&](int t) { return tile(2 * kHeld + t % 2 * 2 * kRows); };
+  const auto grad_out = [&](int t) { return tile(2 * kHeld + (t % 2 * 2 + 1) * kRows); };
+  auto* const numbers = reinterpret_cast<float*>(shared + (2 * kHeld + 4 * kRows) * Tile<kWidth>::kRowBytes);
   const auto shifts = [&](int t) { return numbers + t % 2 * 2 * kRows; };
   const auto deltas = [&](int t) { return numbers + (t % 2 * 2 + 1) * kRows; };
 
@@ -165,13 +175,13 @@ __global__ void __launch_bounds__(kTileThreads, kWidth == 64 ? 3 : 2) grad_keys_
     const int key = part.first + i;
     return {part.start + min(key, part.length - 1), key_head * kWidth, key < part.length};
   };
-  keys.template fetch<kHeldRows>(a.keys, held);
-  values.template fetch<kHeldRows>(a.values, held);
+  keys.template fetch<kHeld>(a.keys, held);
+  values.template fetch<kHeld>(a.values, held);
   const auto fetch = [&](const SeeingRows<kRows>& rows, int t) {
     const auto place = [&](int i) { return head_row(rows.start, rows.end, rows.first + i, key_head, group, kWidth); };
     queries(t).template fetch<kRows>(a.queries, place);
     grad_out(t).template fetch<kRows>(a.grad_out, place);
-    if (warp == 0) {
+    if (threadIdx.y == 0) {
       static_assert(kRows == kWarp);
       const HeadPlace at = place(threadIdx.x);
       const int head = at.column / kWidth;
@@ -181,7 +191,7 @@ __global__ void __launch_bounds__(kTileThreads, kWidth == 64 ? 3 : 2) grad_keys_
   };
 
   const float scale = a.scale * kLog2E;
-  float grad_keys[kWidth / 8][4] = {}, grad_values[kWidth / 8][4] = {};
+  float grad_keys[kBlocks][kWidth / 8][4] = {}, grad_values[kBlocks][kWidth / 8][4] = {};
   SeeingRows<kRows> rows = {part.sequence, part.start, part.first * group, part.length * group, true};
   fetch(rows, 0);
   bool more = true;
@@ -191,28 +201,34 @@ __global__ void __launch_bounds__(kTileThreads, kWidth == 64 ? 3 : 2) grad_keys_
     SeeingRows<kRows> following = rows;
     more = following.next(a.sequences, part, group);
     if (more) fetch(following, t + 1);
-    float weights[kRows / 8][4], grad_scores[kRows / 8][4];
-    dot_rows<kRows>(weights, left_rows(keys, 16 * warp), queries(t));
-    dot_rows<kRows>(grad_scores, left_rows(values, 16 * warp), grad_out(t));
+    float weights[kBlocks][kRows / 8][4], grad_scores[kBlocks][kRows / 8][4];
+    dot_rows<kRows>(weights, left_rows(keys, warp_row), queries(t));
+    dot_rows<kRows>(grad_scores, left_rows(values, warp_row), grad_out(t));
 #pragma unroll
     for (int n = 0; n < kRows / 8; ++n) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
+      for (int e = 0; e < 2; ++e) {
         const int column = 8 * n + column_of(e);
-        weights[n][e] = fast_exp2(weights[n][e] * scale - shifts(t)[column]);
-        grad_scores[n][e] = weights[n][e] * (grad_scores[n][e] - deltas(t)[column]);
+        const float shift = shifts(t)[column], delta = deltas(t)[column];
+#pragma unroll
+        for (int i = 0; i < kKeys; ++i) {
+          float &weight = weights[i / 2][n][i % 2 * 2 + e], &grad = grad_scores[i / 2][n][i % 2 * 2 + e];
+          weight = fast_exp2(fmaf(weight, scale, -shift));
+          grad = weight * (grad - delta);
+        }
       }
     }
-    if (rows.own && rows.first < (part.first + kHeldRows - 1) * group) {
-      // The first head row that sees each of the lane's two keys.
-      int seen_from[2];
+    if (rows.own && rows.first < (part.first + kHeld - 1) * group) {
 #pragma unroll
-      for (int i = 0; i < 2; ++i) seen_from[i] = (part.first + 16 * warp + row_of(2 * i)) * group - rows.first;
+      for (int i = 0; i < kKeys; ++i) {
+        // The first head row that sees the key.
+        const int seen_from = (part.first + warp_row + row_of(2 * i)) * group - rows.first;
 #pragma unroll
-      for (int n = 0; n < kRows / 8; ++n) {
+        for (int n = 0; n < kRows / 8; ++n) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          if (8 * n + column_of(e) < seen_from[e / 2]) weights[n][e] = grad_scores[n][e] = 0.0f;
+          for (int e = i % 2 * 2; e < i % 2 * 2 + 2; ++e) {
+            if (8 * n + column_of(e) < seen_from) weights[i / 2][n][e] = grad_scores[i / 2][n][e] = 0.0f;
+          }
         }
       }
     }
@@ -221,26 +237,27 @@ __global__ void __launch_bounds__(kTileThreads, kWidth == 64 ? 3 : 2) grad_keys_
     rows = following;
   }
 
-  bool not_finite[2] = {};
-  note_not_finite<kWidth>(not_finite, grad_keys);
-  note_not_finite<kWidth>(not_finite, grad_values);
+  bool not_finite[kKeys] = {};
+  note_not_finite(not_finite, grad_keys);
+  note_not_finite(not_finite, grad_values);
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int key = part.first + 16 * warp + row_of(2 * i);
+  for (int i = 0; i < kKeys; ++i) {
+    const int key = part.first + warp_row + row_of(2 * i);
     not_finite[i] = not_finite[i] && key < part.length;
     if (key >= part.length) continue;
 #pragma unroll
     for (int n = 0; n < kWidth / 8; ++n) {
       const int64_t column = int64_t{key_head} * kWidth + 8 * n + column_of(0);
-      a.grad_keys.store<2>(part.start + key, column,
-                           {{grad_keys[n][2 * i] * a.scale, grad_keys[n][2 * i + 1] * a.scale}});
-      a.grad_values.store<2>(part.start + key, column, {{grad_values[n][2 * i], grad_values[n][2 * i + 1]}});
+      const float(&of_key)[4] = grad_keys[i / 2][n], (&of_value)[4] = grad_values[i / 2][n];
+      const int e = i % 2 * 2;
+      a.grad_keys.store<2>(part.start + key, column, {{of_key[e] * a.scale, of_key[e + 1] * a.scale}});
+      a.grad_values.store<2>(part.start + key, column, {{of_value[e], of_value[e + 1]}});
     }
   }
   // The warp's own keys are not read any more.
-  auto* const own = reinterpret_cast<float*>(shared + 16 * warp * Tile<kWidth>::kRowBytes);
+  auto* const own = reinterpret_cast<float*>(shared + warp_row * Tile<kWidth>::kRowBytes);
   for_not_finite(not_finite, [&](int i) {
-    grad_keys_row<kWidth / kWarp, 4>(a, part.start + part.first + 16 * warp + i, key_head, own);
+    grad_keys_row<kWidth / kWarp, 4>(a, part.start + part.first + warp_row + i, key_head, own);
   });
 }
 
@@ -248,15 +265,15 @@ __global__ void __launch_bounds__(kTileThreads, kWidth == 64 ? 3 : 2) grad_keys_
 
 grpo_status attention_backward_tiles(grpo_context& context, const BackwardKernel& a) {
   const auto run = [&](auto width) {
-    constexpr int kWidth = decltype(width)::value, kPassing = kBackwardRows;
-    constexpr int kRows = 2 * kHeldRows + 4 * kPassing;
-    const auto launch_of = [&](int64_t per_token, int floats) {
-      return tile_launch(a.heads, a.rows, a.sequences.count, per_token, kRows, floats);
+    constexpr int kWidth = decltype(width)::value, kPassing = kBackwardRows, kHeldKeys = kHeldRows<kKeyBlocks<kWidth>>;
+    const auto launch_of = [&](int64_t per_token, int held, int floats) {
+      return tile_launch(a.heads, a.rows, a.sequences.count, per_token, held, 2 * held + 4 * kPassing, floats);
     };
-    if (auto status = launch(context, grad_queries_tiles_kernel<kWidth>, launch_of(a.heads.group, 2 * kHeldRows), a)) {
+    if (auto status = launch(context, grad_queries_tiles_kernel<kWidth>,
+                             launch_of(a.heads.group, kHeldQueries, 2 * kHeldQueries), a)) {
       return status;
     }
-    return launch(context, grad_keys_tiles_kernel<kWidth>, launch_of(1, 4 * kPassing), a);
+    return launch(context, grad_keys_tiles_kernel<kWidth>, launch_of(1, kHeldKeys, 4 * kPassing), a);
   };
   return a.heads.width == 64 ? run(std::integral_constant<int, 64>{}) : run(std::integral_constant<int, 128>{});
 }

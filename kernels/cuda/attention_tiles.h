@@ -1,9 +1,10 @@
 // Attention in tiles on tensor cores: what its kernels share. bf16 heads of 64 or 128 elements.
 //
-// A block holds 64 rows, 16 a warp, and lets the rows that they meet pass by in tiles, the next one on its way while
-// one is computed with. The query heads that read one key head stand as rows of their own ("head rows"): head row i of
-// a sequence is token i / group, head i % group of the group. So the heads of a group share each load of the keys, and
-// short sequences fill tiles too.
+// A block holds 64 or 128 rows, 16 or 32 a warp, and lets the rows that they meet pass by in tiles, the next one on its
+// way while one is computed with. What bounds it is reading shared memory, four operands each cycle of which a tensor
+// core multiplies eight or more: with 32 rows a warp reads half as much for each product. The query heads that read one
+// key head stand as rows of their own ("head rows"): head row i of a sequence is token i / group, head i % group of the
+// group. So the heads of a group share each load of the keys, and short sequences fill tiles too.
 //
 // Tensor cores multiply zero by infinity where the plain kernels leave a key out. Such a product makes a sum NaN, so
 // rows of results that are not finite are computed again by the code of the plain kernels, which stands in for this one
@@ -16,10 +17,9 @@
 namespace grpo_cuda {
 
 constexpr int kTileWarps = 4, kTileThreads = kTileWarps * kWarp;
-constexpr int kHeldRows = 16 * kTileWarps;
-// Rows of a tile that passes by: fewer of the longer head, for whose sums registers are needed.
-template <int kWidth>
-constexpr int kPassingRows = kWidth == 64 ? 64 : 32;
+// Of a block whose warps have kBlocks times 16 rows.
+template <int kBlocks>
+constexpr int kHeldRows = 16 * kBlocks* kTileWarps;
 
 constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
 
@@ -58,63 +58,79 @@ struct Tile {
     const int thread = threadIdx.y * kWarp + threadIdx.x, row = thread / kChunks, column = thread % kChunks * 8;
     const SharedAddress to = chunk(row, thread % kChunks);
     const auto* const data = static_cast<const bf16*>(from.data) + column;
-    const int stride = static_cast<int>(from.stride);
+    const auto stride = static_cast<unsigned>(from.stride);
 #pragma unroll
     for (int further = 0; further < kRows; further += kTileThreads / kChunks) {
       const HeadPlace at = place(row + further);
-      copy_async(to + further * kRowBytes, data + int64_t{at.row} * stride + at.column, at.exists);
+      // One multiplication: both are below 2^31.
+      const uint64_t begin = uint64_t{static_cast<unsigned>(at.row)} * stride;
+      copy_async(to + further * kRowBytes, data + begin + at.column, at.exists);
     }
   }
 };
 
-// A warp's sums over 16 rows: of each block of eight columns n a lane holds four, element e in row row_of(e) and column
-// 8 n + column_of(e).
+// A warp's sums, 16 rows at a time: of each block of eight columns n a lane holds four, element e in row row_of(e) and
+// column 8 n + column_of(e). Of r blocks of 16 rows it has 2 r rows, the i-th of them row_of(2 i).
 __device__ __forceinline__ int row_of(int e) { return threadIdx.x / 4 + e / 2 * 8; }
 __device__ __forceinline__ int column_of(int e) { return threadIdx.x % 4 * 2 + e % 2; }
 
-// 16 rows of a tile as left operands, read again each time.
+// Rows of a tile from `first` on as left operands, 16 at a time, read again each time.
 template <int kWidth>
 __device__ __forceinline__ auto left_rows(const Tile<kWidth>& tile, int first) {
   const SharedAddress down = tile.further(tile.down(), first, 0);
-  return [=](unsigned(&operand)[4], int step) { load_matrices(operand, Tile<kWidth>::further(down, 0, step)); };
+  return [=](unsigned(&operand)[4], int block, int step) {
+    load_matrices(operand, Tile<kWidth>::further(down, 16 * block, step));
+  };
 }
 
-// sums = 16 rows . each of the kRows rows of `tile`; `left(operand, step)` gives the rows.
-template <int kRows, int kWidth, class Left>
-__device__ __forceinline__ void dot_rows(float (&sums)[kRows / 8][4], const Left& left, const Tile<kWidth>& tile) {
+// sums = the warp's rows . each of the kRows rows of `tile`; `left(operand, block, step)` gives the former.
+template <int kRows, int kBlocks, int kWidth, class Left>
+__device__ __forceinline__ void dot_rows(float (&sums)[kBlocks][kRows / 8][4], const Left& left,
+                                         const Tile<kWidth>& tile) {
 #pragma unroll
-  for (int n = 0; n < kRows / 8; ++n) {
+  for (int r = 0; r < kBlocks; ++r) {
 #pragma unroll
-    for (int e = 0; e < 4; ++e) sums[n][e] = 0.0f;
+    for (int n = 0; n < kRows / 8; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sums[r][n][e] = 0.0f;
+    }
   }
   const SharedAddress across = tile.across();
 #pragma unroll
   for (int step = 0; step < kWidth / 16; ++step) {
-    unsigned a[4], b[4];
-    left(a, step);
+    unsigned a[kBlocks][4], b[4];
+#pragma unroll
+    for (int r = 0; r < kBlocks; ++r) left(a[r], r, step);
 #pragma unroll
     for (int n = 0; n < kRows / 16; ++n) {
       load_matrices(b, tile.further(across, 16 * n, step));
-      multiply_add(sums[2 * n], a, b[0], b[1]);
-      multiply_add(sums[2 * n + 1], a, b[2], b[3]);
+#pragma unroll
+      for (int r = 0; r < kBlocks; ++r) {
+        multiply_add(sums[r][2 * n], a[r], b[0], b[1]);
+        multiply_add(sums[r][2 * n + 1], a[r], b[2], b[3]);
+      }
     }
   }
 }
 
 // sums += weights (rounded to bf16) times the kRows rows of `tile`.
-template <int kRows, int kWidth>
-__device__ __forceinline__ void add_rows(float (&sums)[kWidth / 8][4], const float (&weights)[kRows / 8][4],
-                                         const Tile<kWidth>& tile) {
+template <int kRows, int kBlocks, int kWidth>
+__device__ __forceinline__ void add_rows(float (&sums)[kBlocks][kWidth / 8][4],
+                                         const float (&weights)[kBlocks][kRows / 8][4], const Tile<kWidth>& tile) {
   const SharedAddress down = tile.down();
 #pragma unroll
   for (int step = 0; step < kRows / 16; ++step) {
-    unsigned a[4], b[4];
-    left_operand(a, weights[2 * step], weights[2 * step + 1]);
+    unsigned a[kBlocks][4], b[4];
+#pragma unroll
+    for (int r = 0; r < kBlocks; ++r) left_operand(a[r], weights[r][2 * step], weights[r][2 * step + 1]);
 #pragma unroll
     for (int n = 0; n < kWidth / 16; ++n) {
       load_matrices_transposed(b, tile.further(down, 16 * step, n));
-      multiply_add(sums[2 * n], a, b[0], b[1]);
-      multiply_add(sums[2 * n + 1], a, b[2], b[3]);
+#pragma unroll
+      for (int r = 0; r < kBlocks; ++r) {
+        multiply_add(sums[r][2 * n], a[r], b[0], b[1]);
+        multiply_add(sums[r][2 * n + 1], a[r], b[2], b[3]);
+      }
     }
   }
 }
@@ -126,22 +142,30 @@ __device__ __forceinline__ float reduce_row(float value, const Join& join) {
   return join(value, shuffle_xor(value, 2));
 }
 
-// Adds to `not_finite` of a lane's two rows what it stores of them.
-template <int kWidth>
-__device__ __forceinline__ void note_not_finite(bool (&not_finite)[2], const float (&sums)[kWidth / 8][4]) {
+// Adds to `not_finite` of a lane's rows what it stores of them.
+template <int kBlocks, int kColumns>
+__device__ __forceinline__ void note_not_finite(bool (&not_finite)[2 * kBlocks],
+                                                const float (&sums)[kBlocks][kColumns][4]) {
 #pragma unroll
-  for (int n = 0; n < kWidth / 8; ++n) {
+  for (int r = 0; r < kBlocks; ++r) {
 #pragma unroll
-    for (int e = 0; e < 4; ++e) not_finite[e / 2] |= (__float_as_uint(sums[n][e]) & 0x7f800000u) == 0x7f800000u;
+    for (int n = 0; n < kColumns; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        not_finite[2 * r + e / 2] |= (__float_as_uint(sums[r][n][e]) & 0x7f800000u) == 0x7f800000u;
+      }
+    }
   }
 }
-// again(row) for those of the warp's 16 rows of which some lane said so, by the whole warp.
-template <class Again>
-__device__ __forceinline__ void for_not_finite(const bool (&not_finite)[2], const Again& again) {
-  const float noted[2] = {reduce_row(not_finite[0], Max{}), reduce_row(not_finite[1], Max{})};
-  for (int row = 0; row < 16; ++row) {
-    const float is_noted = __shfl_sync(kWholeWarp, row < 8 ? noted[0] : noted[1], row % 8 * 4);
-    if (is_noted == 0.0f) continue;
+// again(row) for those of the warp's rows of which some lane said so, by the whole warp.
+template <int kRows, class Again>
+__device__ __forceinline__ void for_not_finite(const bool (&not_finite)[kRows], const Again& again) {
+  unsigned rows = 0;  // a bit each
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) rows |= static_cast<unsigned>(not_finite[i]) << row_of(2 * i);
+  rows = warp_reduce(rows, [](unsigned a, unsigned b) { return a | b; });
+  for (int row = 0; row < 8 * kRows; ++row) {
+    if ((rows >> row & 1) == 0) continue;
     __syncwarp();
     again(row);
   }
@@ -149,7 +173,7 @@ __device__ __forceinline__ void for_not_finite(const bool (&not_finite)[2], cons
 
 // ---- the work list --------------------------------------------------------------------------------------------------
 
-// 64 rows of a sequence, of which there are `per_token` for each token.
+// `held` rows of a sequence, of which there are `per_token` for each token.
 struct SequenceTile {
   int sequence, start, length, first;  // `start`: its first token; rows of the sequence; the first of the tile
   int parent_start, parent_length;     // tokens of the sequence that it continues
@@ -158,9 +182,10 @@ struct SequenceTile {
 // Sequence b has the numbers from floor(its first row / tile) + b on: as many as it has tiles, or one more. They follow
 // from the offsets alone, so that neither the host nor a launch before this one makes a list; a tile beyond the
 // sequence's rows (first >= length) has nothing to do.
-inline int64_t sequence_tiles(int64_t rows, int64_t sequences) { return rows / kHeldRows + sequences; }
+inline int64_t sequence_tiles(int64_t rows, int64_t sequences, int held) { return rows / held + sequences; }
+template <int kHeld>
 __device__ __forceinline__ SequenceTile sequence_tile(const DeviceSequences& s, int64_t number, int64_t per_token) {
-  const auto first_number = [&](int64_t b) { return s.offsets[b] * per_token / kHeldRows + b; };
+  const auto first_number = [&](int64_t b) { return s.offsets[b] * per_token / kHeld + b; };
   int64_t low = 0, high = s.count - 1;
   while (low < high) {
     const int64_t middle = (low + high + 1) / 2;
@@ -173,7 +198,7 @@ __device__ __forceinline__ SequenceTile sequence_tile(const DeviceSequences& s, 
   tile.sequence = static_cast<int>(low);
   tile.start = s.offsets[low];
   tile.length = static_cast<int>((s.offsets[low + 1] - tile.start) * per_token);
-  tile.first = static_cast<int>((number - first_number(low)) * kHeldRows);
+  tile.first = static_cast<int>((number - first_number(low)) * kHeld);
   const int64_t parent = s.parents ? s.parents[low] : -1;
   if (parent >= 0) {
     tile.parent_start = s.offsets[parent];
@@ -189,16 +214,18 @@ __device__ __forceinline__ HeadPlace head_row(int start, int length, int row, in
   return {start + static_cast<int>(token), head * width, row < length};
 }
 
-// The keys that a tile of head rows meets, kKeys at a time: those of the parent, then those of the sequence.
-template <int kKeys>
+// The keys that a tile of kHeld head rows meets, kKeys at a time: those of the parent, then those of the sequence.
+template <int kHeld, int kKeys>
 struct SeenKeys {
   SequenceTile part;
-  int column, by_first, by_last;  // of the key head; how many keys the first and the last row of the tile see
+  int group, column, by_first, by_last;  // of the key head; how many keys the first and the last row of the tile see
 
   __device__ __forceinline__ SeenKeys(const SequenceTile& part, int group, int column)
-      : part(part), column(column), by_first(part.parent_length + part.first / group + 1) {
-    by_last = part.parent_length + (min(part.first + kHeldRows, part.length) - 1) / group + 1;
+      : part(part), group(group), column(column), by_first(by(0)) {
+    by_last = by(min(kHeld, part.length - part.first) - 1);
   }
+  // How many keys a row of the tile sees.
+  __device__ __forceinline__ int by(int row) const { return part.parent_length + (part.first + row) / group + 1; }
   __device__ __forceinline__ int tiles() const { return (by_last + kKeys - 1) / kKeys; }
   __device__ __forceinline__ bool all_see(int tile) const { return (tile + 1) * kKeys <= by_first; }
   __device__ __forceinline__ HeadPlace operator()(int tile, int i) const {
@@ -214,7 +241,7 @@ struct SeenKeys {
 inline bool fits_tiles(const Heads& heads, int64_t rows, std::initializer_list<const grpo_tensor*> inputs,
                        std::initializer_list<const grpo_tensor*> others) {
   return (heads.width == 64 || heads.width == 128) && heads.query_heads / heads.group <= 65535 &&
-         (rows + kHeldRows) * heads.group <= INT32_MAX &&
+         (rows + kHeldRows<2>)*heads.group <= INT32_MAX &&
          std::all_of(inputs.begin(), inputs.end(),
                      [](const grpo_tensor* t) {
                        return t->dtype == GRPO_BF16 && t->row_stride <= INT32_MAX && is_aligned(*t, 16);
@@ -225,11 +252,11 @@ inline bool fits_tiles(const Heads& heads, int64_t rows, std::initializer_list<c
 // The attention of operands that fit.
 grpo_status attention_tiles(grpo_context& context, const AttentionKernel& a, const DeviceSequences& sequences);
 
-// `per_token` rows are held of each token, for each key head, with `tile_rows` rows and `floats` numbers in shared
-// memory.
-inline Launch tile_launch(const Heads& heads, int64_t rows, int64_t sequences, int64_t per_token, int64_t tile_rows,
-                          int64_t floats = 0) {
-  const int64_t tiles = sequence_tiles(rows * per_token, sequences);
+// Blocks hold `held` rows of those that there are `per_token` of each token, for each key head; `tile_rows` rows and
+// `floats` numbers lie in shared memory.
+inline Launch tile_launch(const Heads& heads, int64_t rows, int64_t sequences, int64_t per_token, int held,
+                          int64_t tile_rows, int64_t floats = 0) {
+  const int64_t tiles = sequence_tiles(rows * per_token, sequences, held);
   return {dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(heads.query_heads / heads.group)),
           dim3(kWarp, kTileWarps), static_cast<size_t>(tile_rows * heads.width * 2 + floats * 4)};
 }

@@ -12,6 +12,7 @@ interface Batch {
   keyHeads: number;
   offsets: number[];
   parents?: number[];
+  scale: number;
   queries: Matrix;
   keys: Matrix;
   values: Matrix;
@@ -25,7 +26,6 @@ interface Results {
   gradValues: Float32Array;
 }
 
-const scale = 0.15;
 const results = ['out', 'gradQueries', 'gradKeys', 'gradValues'] as const;
 
 function batchOf(
@@ -36,13 +36,14 @@ function batchOf(
     keyHeads = 2,
     parents = undefined as number[] | undefined,
     dtype = 'bf16' as FloatType,
+    scale = 0.15,
   } = {},
 ): Batch {
   const offsets = [0];
   for (const length of lengths) offsets.push(offsets.at(-1)! + length);
   const random = (count: number, seed: number) => randomMatrix(offsets.at(-1)!, count * headDim, seed, dtype);
   return {
-    ...{ headDim, heads, keyHeads, offsets, parents },
+    ...{ headDim, heads, keyHeads, offsets, parents, scale },
     queries: random(heads, 1),
     keys: random(keyHeads, 2),
     values: random(keyHeads, 3),
@@ -75,7 +76,7 @@ describe.each(devices)('attention on tensor cores beside plain kernels, on $name
       values: inputs!.put(b.values, dtype),
       sequenceOffsets: packed!.row(b.offsets, 'i32'),
       ...(b.parents && { parents: packed!.row(b.parents, 'i32') }),
-      ...{ headDim: b.headDim, scale, maxLength: b.queries.rows },
+      ...{ headDim: b.headDim, scale: b.scale, maxLength: b.queries.rows },
     };
     const empty = (m: Matrix) => outputs!.empty(m.rows, m.columns, resultType);
     const out = empty(b.queries);
@@ -93,8 +94,8 @@ describe.each(devices)('attention on tensor cores beside plain kernels, on $name
   }
 
   const truthOf = (b: Batch) => ({
-    out: attention(b.queries, b.keys, b.values, b.offsets, { headDim: b.headDim, scale }, b.parents).out,
-    ...attentionBackward(b.queries, b.keys, b.values, b.offsets, b.gradOut, { headDim: b.headDim, scale }, b.parents),
+    out: attention(b.queries, b.keys, b.values, b.offsets, b, b.parents).out,
+    ...attentionBackward(b.queries, b.keys, b.values, b.offsets, b.gradOut, b, b.parents),
   });
   const asMatrix = (like: Matrix, data: Float32Array) =>
     matrix(like.rows, like.columns, (r, c) => data[r * like.columns + c]!);
@@ -119,6 +120,14 @@ describe.each(devices)('attention on tensor cores beside plain kernels, on $name
       expect(error).toBeLessThan(onTensorCores ? 2 ** -7 : 5e-6);
       if (onTensorCores) expect(error).toBeGreaterThan(2 ** -12);
     }
+  });
+
+  // Only a scale above 0 lets tiles look for the largest score first.
+  test.each([0, -0.15])('a scale of %d: forward by the plain kernel', async (scale) => {
+    const b = batchOf([9, 40], { scale });
+    const [actual, truth] = [await run(b), truthOf(b)];
+    expect(relativeError(actual.out, truth.out, true)).toBeLessThan(5e-6);
+    for (const name of results) expect(relativeError(actual[name], truth[name], true)).toBeLessThan(2 ** -7);
   });
 
   test.each([{}, { headDim: 128 }, { heads: 7, keyHeads: 1, parents: [-1, 0, -1, 2, 0] }])(

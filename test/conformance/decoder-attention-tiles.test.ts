@@ -1,4 +1,4 @@
-// attention in bf16 with heads of 64 and 128 elements, which CUDA computes in tiles of 64 or 32 rows on tensor cores.
+// attention in bf16 with heads of 64 and 128 elements, which CUDA computes in tiles of 128, 64 or 32 rows on tensor cores.
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { Device } from '../../src/tensor.js';
 import { testDevices } from '../devices.js';
@@ -15,7 +15,7 @@ interface Shape {
 
 /** Lengths around those of tiles; by the heads of a group, a tile of queries ends within a token. */
 const shapes: Shape[] = [
-  { headDim: 64, heads: 1, keyHeads: 1, lengths: [64, 1, 65] },
+  { headDim: 64, heads: 1, keyHeads: 1, lengths: [128, 1, 129] },
   { headDim: 128, heads: 2, keyHeads: 2, lengths: [33, 0, 32, 31] },
   { headDim: 64, heads: 6, keyHeads: 2, lengths: [0, 63, 22, 43] },
   { headDim: 128, heads: 5, keyHeads: 1, lengths: [70, 12, 13] },
