@@ -1,10 +1,10 @@
 // Attention in tiles on tensor cores: what its kernels share. bf16 heads of 64 or 128 elements.
 //
 // A block holds 64 or 128 rows, 16 or 32 a warp, and lets the rows that they meet pass by in tiles, the next one on its
-// way while one is computed with. What bounds it is reading shared memory, four operands each cycle of which a tensor
-// core multiplies eight or more: with 32 rows a warp reads half as much for each product. The query heads that read one
-// key head stand as rows of their own ("head rows"): head row i of a sequence is token i / group, head i % group of the
-// group. So the heads of a group share each load of the keys, and short sequences fill tiles too.
+// way while one is computed with. Reading shared memory is what bounds it: a warp with 32 rows uses each operand that
+// it reads of a passing tile twice. The query heads that read one key head stand as rows of their own ("head rows"):
+// head row i of a sequence is token i / group, head i % group of the group. So the heads of a group share each load of
+// the keys, and short sequences fill tiles too.
 //
 // Tensor cores multiply zero by infinity where the plain kernels leave a key out. Such a product makes a sum NaN, so
 // rows of results that are not finite are computed again by the code of the plain kernels, which stands in for this one
