@@ -1,8 +1,6 @@
 #include "backend_loader.h"
 
-#ifndef _WIN32
 #include <dlfcn.h>
-#endif
 
 namespace grpo_native {
 
@@ -28,10 +26,6 @@ bool fits(const grpo_backend* backend, std::string& problem) {
 }
 
 const grpo_backend* open_library(const std::string& path, Attempt& attempt) {
-#ifdef _WIN32
-  attempt = {path, "load", "loading backend libraries is not implemented on Windows"};
-  return nullptr;
-#else
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!library) {
     const char* reason = dlerror();
@@ -48,7 +42,6 @@ const grpo_backend* open_library(const std::string& path, Attempt& attempt) {
   }
   dlclose(library);
   return nullptr;
-#endif
 }
 
 }  // namespace

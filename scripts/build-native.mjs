@@ -10,6 +10,9 @@ runTool('node-gyp/bin/node-gyp.js', args, 'The compiler output above says why.')
 
 /** node-gyp's own messages about missing tools are long; these name the one command that helps. */
 function checkTools() {
+  if (process.platform === 'win32') {
+    fail('The addon does not build on Windows: it needs GCC or Clang, and dlopen. Use the Linux of WSL 2.');
+  }
   const install =
     process.platform === 'darwin'
       ? 'xcode-select --install'
@@ -18,7 +21,6 @@ function checkTools() {
   if (!(python && hasCommand(python)) && !hasCommand('python3') && !hasCommand('python')) {
     fail(`Building the addon needs Python 3 (node-gyp uses it), and none was found. Install it:\n  ${install}`);
   }
-  if (process.platform === 'win32') return; // node-gyp looks for Visual Studio itself
   const compilers = [process.env.CXX, 'c++', 'g++', 'clang++'].filter(Boolean);
   if (!compilers.some((compiler) => hasCommand(compiler))) {
     fail(

@@ -1,14 +1,10 @@
 #include "blas.h"
 
+#include <dlfcn.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <iterator>
-
-#ifdef _WIN32
-#define GRPO_NO_DLOPEN
-#else
-#include <dlfcn.h>
-#endif
 
 namespace grpo {
 
@@ -19,9 +15,6 @@ using Sgemm = void (*)(int layout, int trans_a, int trans_b, int m, int n, int k
 constexpr int kRowMajor = 101, kNoTrans = 111, kTrans = 112;
 
 const Blas* load() {
-#ifdef GRPO_NO_DLOPEN
-  return nullptr;
-#else
   const char* names[] = {std::getenv("GRPO_OPENBLAS_PATH"), "libopenblas.so.0", "libopenblas.so", "libopenblas.dylib",
                          "/opt/homebrew/opt/openblas/lib/libopenblas.dylib"};
   for (const char* name : names) {
@@ -42,7 +35,6 @@ const Blas* load() {
     return blas;
   }
   return nullptr;
-#endif
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 //   node suite.mjs --seconds 60           a suite that takes longer has failed
 //   node suite.mjs --suites log-probs     of the step suites only those whose name contains this
 //   node suite.mjs --only log-probs       only the files whose name contains this, nothing else, and no results
+//   node suite.mjs --only "" --device cpu   all files, on the processor
 //
 // Each suite runs in a process of its own: a kernel that loses the device or never ends costs that suite alone.
 /// <reference types="vite/types/importMeta.d.ts" />
@@ -174,6 +175,7 @@ const steps = ['suites', 'nccl', 'memory'];
 const { values } = parseArgs({
   options: {
     only: { type: 'string' },
+    device: { type: 'string', default: 'cuda' },
     suites: { type: 'string', default: '' },
     names: { type: 'boolean', default: false }, // of tests, as they begin
     results: { type: 'string', default: here },
@@ -192,16 +194,19 @@ const unknown = chosenSteps.find((step) => !steps.includes(step));
 if (unknown !== undefined) fail(`--steps: expected some of ${steps.join(', ')} but received ${unknown}`);
 const seconds = Number(values.seconds);
 if (!(seconds > 0)) fail(`--seconds: expected a number above 0 but received ${values.seconds}`);
-const cuda = (await availableDevices()).find(({ kind }) => kind === 'cuda');
-if (!cuda?.available) fail(`needs a CUDA device: ${cuda?.reason}`);
+const tested = { cuda: /cuda cublas/, cpu: /cpu / }[values.device]; // as test/devices.ts names them
+if (!tested) fail(`--device: expected cuda or cpu but received ${values.device}`);
+if (values.device !== 'cuda' && values.only === undefined) fail('--device: expected --only with it');
+const found = (await availableDevices()).find(({ kind }) => kind === values.device);
+if (!found?.available) fail(`needs a ${values.device.toUpperCase()} device: ${found?.reason}`);
 const paths = Object.keys(files);
 if (values.only !== undefined) {
   const chosen = paths.filter((path) => path.includes(values.only!));
   if (chosen.length === 0) {
     fail(`--only: expected a part of one of ${paths.map(nameOf).join(', ')} but received ${values.only}`);
   }
-  // As test/devices.ts names the device; the tests of NCCL have no other.
-  const own = chosen.every((path) => nameOf(path) === 'nccl') ? undefined : /cuda cublas/;
+  // The tests of NCCL have no other device.
+  const own = chosen.every((path) => nameOf(path) === 'nccl') ? undefined : tested;
   const result = await run('chosen', chosen, own);
   const { passed, failed, skipped } = result;
   console.log(`${passed} passed, ${failed} failed, ${skipped} skipped in ${result.seconds} s`);
