@@ -83,7 +83,9 @@ grpo_context::grpo_context(int ordinal, const std::string& options) : ordinal_(o
     require(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
   } else {
     owns_stream_ = false;
-    stream_ = reinterpret_cast<cudaStream_t>(std::strtoull(stream.c_str(), nullptr, 0));
+    char* end = nullptr;
+    stream_ = reinterpret_cast<cudaStream_t>(std::strtoull(stream.c_str(), &end, 0));
+    if (*end) throw std::runtime_error("expected the address of a stream for stream but received " + stream);
   }
   require(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "creating an event");
   if (!checks.empty() && checks != "0" && checks != "1") {
@@ -127,6 +129,9 @@ void* grpo_context::scratch(size_t bytes, ScratchSlot slot) {
   Scratch& scratch = scratch_[slot];
   if (bytes <= scratch.bytes) return scratch.data;
   if (capture_) return fail(GRPO_UNSUPPORTED, "scratch space would have to grow while calls are captured"), nullptr;
+  if (const cudaError_t error = grpo_cuda::require_no_capture(stream_)) {
+    return fail_with(error, "reserving scratch space"), nullptr;
+  }
   ++scratch_moves_;
   if (scratch.data) cudaFreeAsync(scratch.data, stream_);
   scratch = {};
@@ -176,6 +181,8 @@ grpo_status grpo_context::enter() {
 
 grpo_status grpo_context::upload(void* device, const void* host, size_t bytes) {
   if (capture_) return fail(GRPO_UNSUPPORTED, "it copies values from the host");
+  if (const cudaError_t error = grpo_cuda::require_no_capture(stream_))
+    return fail_with(error, "copying from the host");
   pool_.keep_copy(device, host, bytes);
   cudaError_t result;
   if (bytes <= grpo_cuda::Staging::kSlotBytes) {

@@ -23,7 +23,8 @@ void MemoryPool::close() {
 void MemoryPool::trim() { cudaMemPoolTrimTo(pool_, 0); }
 
 cudaError_t MemoryPool::reserve(size_t bytes, void** data) {
-  cudaError_t error = cudaMallocAsync(data, bytes, stream_);
+  cudaError_t error = require_no_capture(stream_);
+  if (error == cudaSuccess) error = cudaMallocAsync(data, bytes, stream_);
   if (error == cudaErrorMemoryAllocation) {
     // The pool may hold memory in pieces of other sizes: hand it back, and ask once more.
     cudaGetLastError();

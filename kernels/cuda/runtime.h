@@ -11,6 +11,14 @@ namespace grpo_cuda {
 constexpr unsigned kWholeWarp = 0xffffffffu;
 constexpr int kWarp = 32;
 
+// An error while the stream is being captured into a graph, by this library or by its caller (PyTorch, say): memory
+// that is then reserved belongs to the graph, and a copy from the host would be made at each launch.
+inline cudaError_t require_no_capture(cudaStream_t stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  if (const cudaError_t error = cudaStreamIsCapturing(stream, &status)) return error;
+  return status == cudaStreamCaptureStatusNone ? cudaSuccess : cudaErrorStreamCaptureUnsupported;
+}
+
 // The block's dynamic shared memory, aligned to 128 bytes.
 template <class T>
 __device__ __forceinline__ T* dynamic_shared() {

@@ -2,6 +2,7 @@
 // and a launch runs it in order. Waiting for the stream and reserving or freeing its memory end a capture with an
 // error; CUDA would make nodes of the latter, which the library must not rely on.
 
+#include <cstdlib>
 #include <vector>
 
 #include "cuda_runtime.h"
@@ -47,6 +48,13 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   if (!stream) return cudaErrorStreamCaptureUnsupported;  // the default stream
   if (capture.graph) return cudaErrorInvalidValue;
   capture = {stream, new CudaOnCpuGraph, false};
+  return cudaSuccess;
+}
+
+// GRPO_CUDA_ON_CPU_CAPTURES: somebody else captures every stream.
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  *status = is_captured(stream) || std::getenv("GRPO_CUDA_ON_CPU_CAPTURES") ? cudaStreamCaptureStatusActive
+                                                                            : cudaStreamCaptureStatusNone;
   return cudaSuccess;
 }
 

@@ -75,6 +75,25 @@ describe.skipIf(!existsSync(cudaOnCpu.library))('the CUDA library', () => {
     expect((await large.read()).every((value) => value === 7)).toBe(true);
   });
 
+  test('reserves no memory and copies nothing from the host while its caller captures the stream', async () => {
+    const device = await open();
+    const x = device.tensor(new Float32Array(1000).fill(2), [1000]);
+    const norm = device.empty([1]);
+    await device.synchronize();
+    vi.stubEnv('GRPO_CUDA_ON_CPU_CAPTURES', '1');
+    device.run('globalNorm', { in: x, norm });
+    for (const use of [() => norm.read(), () => device.empty([4]).read(), () => device.tensor([1], [1]).read()]) {
+      await expect(use()).rejects.toThrow(UnsupportedError);
+      await expect(use()).rejects.toThrow(/operation not permitted when stream is capturing/);
+    }
+    x.write(new Float32Array(1000).fill(3));
+    await expect(x.read()).rejects.toThrow(/copying from the host: operation not permitted/);
+    vi.unstubAllEnvs();
+    x.write(new Float32Array(1000).fill(3));
+    device.run('globalNorm', { in: x, norm });
+    expect((await norm.read())[0]).toBeCloseTo(3 * Math.sqrt(1000), 3);
+  });
+
   test('works without cuBLAS, and a product says what to install', async () => {
     const device = await openCudaOnCpu({ cublas: '/nowhere/libcublas.so' });
     opened.push(device);
