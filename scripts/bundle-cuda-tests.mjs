@@ -1,6 +1,7 @@
 // Makes build-cuda/tests: everything that the tests and benchmarks of a CUDA device need but Node itself, the driver, cuBLAS
 // and Python, so that the folder can be carried to a machine that has nothing of this repository, and run there:
-// sh run.sh, or node suite.mjs for the tests alone. With --with-node it has this machine's Node too, packed.
+// sh run.sh, or node suite.mjs for the tests alone. With --packed it has this machine's Node too, and Node and the CUDA
+// library are packed (xz), some 35 MB in all.
 import { spawnSync } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, rmSync } from 'node:fs';
 import { dirname, join, relative, sep } from 'node:path';
@@ -70,14 +71,15 @@ for (const path of carried) {
 }
 mkdirSync(join(folder, 'bench/results'));
 cpSync(join(root, dirname(entry), 'run.sh'), join(folder, 'run.sh'));
-if (process.argv.includes('--with-node')) {
+if (process.argv.includes('--packed')) {
   const node = join(folder, 'node');
   cpSync(process.execPath, node);
+  const packed = carried.includes(library) ? [node, join(folder, library)] : [node];
   for (const [command, ...args] of [
     ['strip', node],
-    ['xz', '-6', '-T0', node],
+    ['xz', '-6', '-T0', ...packed],
   ]) {
-    if (spawnSync(command, args, { stdio: 'inherit' }).status !== 0) fail(`--with-node: ${command} failed.`);
+    if (spawnSync(command, args, { stdio: 'inherit' }).status !== 0) fail(`--packed: ${command} failed.`);
   }
 }
 const without = carried.includes(library) ? '' : ', without libgrpo_cuda.so, which npm run build:cuda makes';

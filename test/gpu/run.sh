@@ -65,14 +65,15 @@ for name in ("libcublas.so.1[0-9]", "libnccl.so.2"):
 
 command -v nvcc >/dev/null || export PATH="$PATH:/usr/local/cuda/bin"
 export LD_LIBRARY_PATH="$(library_folders)${LD_LIBRARY_PATH:-}"
-node=$(command -v node || command -v nodejs)
-if [ -z "$node" ] && [ -f node.xz ]; then
-  xz -dkf node.xz 2>/dev/null || "$python" -c '
-import lzma, shutil
-with lzma.open("node.xz") as packed, open("node", "wb") as file: shutil.copyfileobj(packed, file)'
-  chmod +x node
-  node=$here/node
-fi
+for file in node build-cuda/libgrpo_cuda.so; do
+  [ -f $file.xz ] && [ ! -f $file ] || continue
+  xz -dk $file.xz 2>/dev/null || "$python" -c '
+import lzma, shutil, sys
+with lzma.open(sys.argv[1] + ".xz") as packed, open(sys.argv[1], "wb") as file: shutil.copyfileobj(packed, file)' $file
+  chmod +x $file
+done
+node=$here/node # the one that was packed, where it runs
+"$node" --version >/dev/null 2>&1 || node=$(command -v node)
 
 : >"$log"
 facts 2>&1 | tee -a "$log"

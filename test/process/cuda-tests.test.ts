@@ -69,7 +69,9 @@ describe.skipIf(!existsSync(cudaOnCpu.library))('the bundled tests of CUDA', () 
     const ended = spawnSync('sh', [join(folder, 'run.sh'), join(folder, 'of-run')], { env: { ...env, ...parts } });
     expect(ended.status).toBe(0);
     const log = readFileSync(join(folder, 'of-run/log.txt'), 'utf8');
-    expect(log).toMatch(/^== example, at most \d\d s\n== example: exit code 1 after \d+ s\n== kernels, at most \d\d s\n/m);
+    expect(log).toMatch(
+      /^== example, at most \d\d s\n== example: exit code 1 after \d+ s\n== kernels, at most \d\d s\n/m,
+    );
     expect(log).toMatch(/^Node v\d+/m);
     expect(log).not.toMatch(/== suite|== build/);
     const short = { PARTS: 'example', SECONDS_IN_ALL: '5' };
