@@ -27,9 +27,10 @@ struct AdamwBody {
     const float length = norm ? norm[0] : 0.0f;
     if (!(fabsf(length) <= 3.402823466e38f)) return;
     const float clip = norm ? clip_factor(length, max_norm) : 1.0f;
-    Floats<N> p = parameters.load<N>(row, column), m = first_moment.load<N>(row, column),
-              v = second_moment.load<N>(row, column);
-    const Floats<N> g = gradients.load<N>(row, column);
+    const auto stored_p = parameters.fetch<N>(row, column), stored_m = first_moment.fetch<N>(row, column),
+               stored_v = second_moment.fetch<N>(row, column), stored_g = gradients.fetch<N>(row, column);
+    Floats<N> p = parameters.floats(stored_p), m = first_moment.floats(stored_m), v = second_moment.floats(stored_v);
+    const Floats<N> g = gradients.floats(stored_g);
 #pragma unroll
     for (int i = 0; i < N; ++i) adamw_update(step, g.item[i] * clip, p.item[i], m.item[i], v.item[i]);
     parameters.store<N>(row, column, p);

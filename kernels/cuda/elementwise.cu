@@ -12,7 +12,8 @@ struct AddBody {
 
   template <int N>
   __device__ void at(int64_t row, int64_t column) const {
-    const Floats<N> x = a.load<N>(row, column), y = b.load<N>(row, column);
+    const auto left = a.fetch<N>(row, column), right = b.fetch<N>(row, column);
+    const Floats<N> x = a.floats(left), y = b.floats(right);
     Floats<N> sum;
 #pragma unroll
     for (int i = 0; i < N; ++i) sum.item[i] = alpha * x.item[i] + beta * y.item[i];
@@ -27,7 +28,8 @@ struct SwigluBody {
 
   template <int N>
   __device__ void at(int64_t row, int64_t column) const {
-    const Floats<N> g = gate.load<N>(row, column), u = up.load<N>(row, column);
+    const auto gates = gate.fetch<N>(row, column), ups = up.fetch<N>(row, column);
+    const Floats<N> g = gate.floats(gates), u = up.floats(ups);
     Floats<N> y;
 #pragma unroll
     for (int i = 0; i < N; ++i) y.item[i] = g.item[i] * sigmoid(g.item[i]) * u.item[i];
@@ -41,7 +43,9 @@ struct SwigluBackwardBody {
 
   template <int N>
   __device__ void at(int64_t row, int64_t column) const {
-    const Floats<N> g = gate.load<N>(row, column), u = up.load<N>(row, column), dy = grad_out.load<N>(row, column);
+    const auto gates = gate.fetch<N>(row, column), ups = up.fetch<N>(row, column),
+               grads = grad_out.fetch<N>(row, column);
+    const Floats<N> g = gate.floats(gates), u = up.floats(ups), dy = grad_out.floats(grads);
     Floats<N> dg, du;
 #pragma unroll
     for (int i = 0; i < N; ++i) {

@@ -26,8 +26,9 @@ struct EmbeddingBody {
   }
 };
 
-// Each thread adds up one column of all rows: the order of the sums is that of the rows, and no two threads write to
-// one place.
+// A warp adds up 32 columns of the rows whose ids are alike modulo kClasses: the order of the sums is that of the rows,
+// and no two threads write to one place.
+constexpr int kClasses = 64;
 __global__ void __launch_bounds__(kWarp)
     embedding_backward_kernel(FloatRows grad_out, const int32_t* ids, int64_t rows, int64_t columns, int64_t vocab,
                               float* table, int64_t stride) {
@@ -41,11 +42,13 @@ __global__ void __launch_bounds__(kWarp)
     for (int i = 0; i < kAhead; ++i) {
       const int64_t row = first + i;
       to[i] = row < rows ? ids[row] : -1;
-      values[i] = row < rows ? grad_out.load(row, column) : 0.0f;
+      if (to[i] < 0 || to[i] >= vocab || to[i] % kClasses != blockIdx.y) to[i] = -1;
     }
 #pragma unroll
+    for (int i = 0; i < kAhead; ++i) values[i] = to[i] >= 0 ? grad_out.load(first + i, column) : 0.0f;
+#pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-      if (to[i] >= 0 && to[i] < vocab) table[to[i] * stride + column] += values[i];
+      if (to[i] >= 0) table[to[i] * stride + column] += values[i];
     }
   }
 }
@@ -63,9 +66,9 @@ grpo_status embedding_backward(grpo_context& context, const grpo_embedding_backw
   const int64_t rows = args.grad_out.shape[0], columns = args.grad_out.shape[1];
   if (rows == 0 || columns == 0) return GRPO_OK;
   return launch(context, embedding_backward_kernel,
-                {dim3(static_cast<unsigned>(ceil_divide(columns, kWarp))), dim3(kWarp)}, float_rows(args.grad_out),
-                int_data(args.ids), rows, columns, args.grad_table.shape[0], float_data(args.grad_table),
-                args.grad_table.row_stride);
+                {dim3(static_cast<unsigned>(ceil_divide(columns, kWarp)), kClasses), dim3(kWarp)},
+                float_rows(args.grad_out), int_data(args.ids), rows, columns, args.grad_table.shape[0],
+                float_data(args.grad_table), args.grad_table.row_stride);
 }
 
 }  // namespace grpo_cuda

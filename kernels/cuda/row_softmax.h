@@ -154,10 +154,24 @@ struct LaneSums {
 // The statistics of all threads of the block joined, in each of them: against one maximum first, which takes each
 // thread one power.
 __device__ __forceinline__ RowStatistics join_block(const LaneStatistics& own, const RowTransform& transform) {
-  const float max = block_reduce<kRowThreads, Max>(own.max);
+  constexpr int kWarps = kRowThreads / kWarp;
+  __shared__ float maxima[kWarps];
+  __shared__ LaneSums sums[kWarps];
+  const int warp = threadIdx.x / kWarp;
+  float max = warp_reduce<Max>(own.max);
+  if (threadIdx.x % kWarp == 0) maxima[warp] = max;
+  __syncthreads();  // the last use of `sums` has ended, too
+  max = maxima[0];
+#pragma unroll
+  for (int i = 1; i < kWarps; ++i) max = Max{}(max, maxima[i]);
   const LaneStatistics s = shift_lane(own, max, transform.inverse_temperature * kLog2e);
-  const LaneSums sums = block_reduce<kRowThreads, Sum>(LaneSums{s.sum, s.weighted});
-  return {max, sums.sum, sums.weighted * kLn2};
+  LaneSums sum = warp_reduce<Sum>(LaneSums{s.sum, s.weighted});
+  if (threadIdx.x % kWarp == 0) sums[warp] = sum;
+  __syncthreads();  // and that of `maxima`
+  sum = sums[0];
+#pragma unroll
+  for (int i = 1; i < kWarps; ++i) sum = sum + sums[i];
+  return {max, sum.sum, sum.weighted * kLn2};
 }
 
 template <bool kEntropy, class T>

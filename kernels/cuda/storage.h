@@ -44,18 +44,53 @@ struct alignas(16) Pack {
   }
 };
 
+// N adjacent elements as they are stored, those of 16 bits in the first words.
+template <int N>
+struct StoredFloats {
+  union {
+    float f32[N];
+    bf16 as_bf16[N];
+    f16 as_f16[N];
+  };
+};
+
 // Rows of f32, bf16 or f16; `stride` elements from one row to the next. An absent tensor has no data.
 struct FloatRows {
   void* data;
   int dtype;
   int64_t stride;
 
+  // N adjacent elements in one access, and what they are as floats. What reads several tensors fetches from all of them
+  // first: which dtype it is is a branch, and none of the loads behind it would be in flight at the same time.
+  template <int N>
+  __device__ __forceinline__ StoredFloats<N> fetch(int64_t row, int64_t column) const {
+    const int64_t at = row * stride + column;
+    StoredFloats<N> stored;
+    if (dtype == GRPO_F32) {
+      copy_items(stored.f32, static_cast<const float*>(data) + at);
+    } else {
+      copy_items(stored.as_bf16, static_cast<const bf16*>(data) + at);
+    }
+    return stored;
+  }
+  template <int N>
+  __device__ __forceinline__ Floats<N> floats(const StoredFloats<N>& stored) const {
+    Floats<N> out;
+    if (dtype == GRPO_F32) {
+#pragma unroll
+      for (int i = 0; i < N; ++i) out.item[i] = stored.f32[i];
+    } else if (dtype == GRPO_BF16) {
+#pragma unroll
+      for (int i = 0; i < N; ++i) out.item[i] = to_float(stored.as_bf16[i]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < N; ++i) out.item[i] = to_float(stored.as_f16[i]);
+    }
+    return out;
+  }
   template <int N>
   __device__ __forceinline__ Floats<N> load(int64_t row, int64_t column) const {
-    const int64_t at = row * stride + column;
-    if (dtype == GRPO_F32) return load_as<N>(static_cast<const float*>(data) + at);
-    if (dtype == GRPO_BF16) return load_as<N>(static_cast<const bf16*>(data) + at);
-    return load_as<N>(static_cast<const f16*>(data) + at);
+    return floats(fetch<N>(row, column));
   }
   template <int N>
   __device__ __forceinline__ void store(int64_t row, int64_t column, const Floats<N>& value) const {
@@ -74,14 +109,12 @@ struct FloatRows {
   struct alignas(sizeof(T) * N) Items {
     T item[N];
   };
-  // `N` adjacent elements in one access; their address is a multiple of their size.
+  // Their address is a multiple of the size of all.
   template <int N, class T>
-  static __device__ __forceinline__ Floats<N> load_as(const T* from) {
+  static __device__ __forceinline__ void copy_items(T (&to)[N], const T* from) {
     const Items<T, N> items = *reinterpret_cast<const Items<T, N>*>(from);
-    Floats<N> out;
 #pragma unroll
-    for (int i = 0; i < N; ++i) out.item[i] = to_float(items.item[i]);
-    return out;
+    for (int i = 0; i < N; ++i) to[i] = items.item[i];
   }
   template <int N, class T>
   static __device__ __forceinline__ void store_as(T* to, const Floats<N>& value) {

@@ -149,9 +149,13 @@ describe.each(await testDevices())('the layers of a decoder on $name', ({ open }
         const angles = { positions, inverseFrequencies: t.row(frequencies), headDim: group };
         device.run('rope', { ...angles, in: x, out: turned, backward: 0 });
         device.run('embedding', { table: x, ids: positions, out: looked });
+        const [gradIn, gradWeight, sums] = [t.put(other, dtype), t.vector(group, 0), t.vector(columns, 0)];
+        device.run('columnSum', { in: y, out: sums });
+        device.run('rmsNormBackward', { in: x, weight: w, inverseRms, gradOut: y, gradIn, gradWeight, accumulate: 1 });
         expectClose(await t.read(normed), rmsNorm(input, weight, 1e-6).out, limit);
         expectClose(await t.read(turned), rope(input, ids, frequencies), limit);
-        results.push(await Promise.all([sum, activated, normed, turned, looked, inverseRms].map((x) => t.read(x))));
+        const written = [sum, activated, normed, turned, looked, inverseRms, gradIn, gradWeight, sums];
+        results.push(await Promise.all(written.map((x) => t.read(x))));
         t.dispose();
       }
       expect(results[1]).toEqual(results[0]);
@@ -176,6 +180,34 @@ describe.each(await testDevices())('the layers of a decoder on $name', ({ open }
         1e-6,
       );
     });
+  });
+
+  test('embeddingBackward of more ids than warps that share a column on CUDA', async () => {
+    t = new Tensors(device);
+    const ids = Array.from({ length: 300 }, (_, i) => (i * i * 7) % 150);
+    const gradOut = randomMatrix(ids.length, 37, 1);
+    const gradTable = t.empty(150, 37);
+    device.run('fill', { out: gradTable, value: 0 });
+    device.run('embeddingBackward', { gradOut: t.put(gradOut), ids: t.row(ids, 'i32'), gradTable });
+    expectClose(await t.read(gradTable), embeddingBackward(gradOut, ids, 150), 1e-6);
+  });
+
+  test('columnSum over rows in many chunks', async () => {
+    t = new Tensors(device);
+    for (const [rows, columns] of [
+      [129, 5],
+      [1000, 264],
+    ] as const) {
+      const input = randomMatrix(rows, columns, 1);
+      const out = t.vector(columns, 0.5);
+      device.run('columnSum', { in: t.put(input), out });
+      const sum = (c: number) => Array.from({ length: rows }, (_, r) => at(input, r, c)).reduce((a, b) => a + b, 0.5);
+      expectClose(
+        await t.read(out),
+        matrix(1, columns, (_, c) => sum(c)),
+        2e-6,
+      );
+    }
   });
 
   test('add works on tensors of any rank', async () => {
