@@ -11,8 +11,9 @@ constexpr int kSumWarps = 8;
 struct RowChunks {
   int64_t count, rows;  // `rows` in each but the last
 };
-inline RowChunks row_chunks(int64_t rows) {
-  const int64_t count = std::max<int64_t>(1, std::min<int64_t>(64, rows / 64)), of_each = ceil_divide(rows, count);
+inline RowChunks row_chunks(int64_t rows, int64_t columns) {
+  const int64_t most = std::min<int64_t>(64, (1 << 19) / columns);  // wide rows are many blocks without
+  const int64_t count = std::max<int64_t>(1, std::min(most, rows / 64)), of_each = ceil_divide(rows, count);
   return {ceil_divide(rows, of_each), of_each};
 }
 
@@ -65,7 +66,7 @@ grpo_status add_chunks(grpo_context& context, const float* partials, int64_t chu
 template <class Value>
 grpo_status add_column_sums(grpo_context& context, int64_t rows, int64_t columns, int n, const Value& value,
                             float* out) {
-  const RowChunks chunks = row_chunks(rows);
+  const RowChunks chunks = row_chunks(rows, columns);
   auto* partials = static_cast<float*>(context.scratch(chunks.count * columns * sizeof(float), kRowScratch));
   if (!partials) return context.status();
   const dim3 grid(static_cast<unsigned>(ceil_divide(columns, kWarp * n)), static_cast<unsigned>(chunks.count));

@@ -1,6 +1,6 @@
 // policy_loss: one launch, and one before it where the call's own active tokens are its denominator.
 //
-// A block takes a sequence. Each of its threads adds up every 128th token in float64, then the threads are joined in a
+// A block takes a sequence. Each of its threads adds up every 256th token in float64, then the threads are joined in a
 // fixed order; the last block to end joins the sequences in order. Masked tokens are skipped.
 
 #include "policy_call.h"
@@ -9,7 +9,7 @@ namespace grpo_cuda {
 
 namespace {
 
-constexpr int kSequenceThreads = 128;
+constexpr int kSequenceThreads = 256;
 constexpr int kCallThreads = 512;
 
 __global__ void __launch_bounds__(kCallThreads) count_active_kernel(PolicyCall c, long long* out) {
@@ -72,32 +72,34 @@ __device__ double add_token(const PolicyCall& c, int64_t t, const PolicyOptions&
   return token.through_ratio;
 }
 
-struct Min {
-  __device__ __forceinline__ float operator()(float a, float b) const { return a < b ? a : b; }
-};
-
-// All threads' results as one, in every thread.
-__device__ void join_results(SequenceResult& result) {
-  result.loss = block_reduce<kSequenceThreads, Sum>(result.loss);
-  result.acted_entropy = block_reduce<kSequenceThreads, Sum>(result.acted_entropy);
+// Two threads' results as one: all numbers at once, so that a block waits twice and not for each.
+struct JoinResults {
+  __device__ __forceinline__ SequenceResult operator()(const SequenceResult& a, const SequenceResult& b) const {
+    SequenceResult both;
+    both.loss = a.loss + b.loss;
+    both.acted_entropy = a.acted_entropy + b.acted_entropy;
 #pragma unroll
-  for (int k = 0; k < kSumCount; ++k) result.sums[k] = block_reduce<kSequenceThreads, Sum>(result.sums[k]);
+    for (int k = 0; k < kSumCount; ++k) both.sums[k] = a.sums[k] + b.sums[k];
 #pragma unroll
-  for (int k = kSumCount; k < kStatisticCount; ++k) {
-    float& x = result.extremes[k - kSumCount];
-    x = is_minimum(k) ? block_reduce<kSequenceThreads, Min>(x) : block_reduce<kSequenceThreads, Max>(x);
+    for (int k = kSumCount; k < kStatisticCount; ++k) {
+      const float x = a.extremes[k - kSumCount], y = b.extremes[k - kSumCount];
+      both.extremes[k - kSumCount] = is_minimum(k) ? (x < y ? x : y) : (x > y ? x : y);
+    }
+    return both;
   }
-}
+};
 
 // The call's loss and statistics, by one block: each thread adds up one number over the sequences in order.
 __device__ void join_sequences(const PolicyCall& c, const SequenceResult* results, double entropy_scale) {
   const int k = threadIdx.x;
   if (k < kSumCount) {
     double sum = 0.0;
+#pragma unroll 8
     for (int64_t b = 0; b < c.sequences; ++b) sum += results[b].sums[k];
     c.statistics[k] = static_cast<float>(sum);
   } else if (k < kStatisticCount) {
     float x = empty_result().extremes[k - kSumCount];
+#pragma unroll 8
     for (int64_t b = 0; b < c.sequences; ++b) {
       const float other = results[b].extremes[k - kSumCount];
       if (is_minimum(k) ? other < x : other > x) x = other;
@@ -105,6 +107,7 @@ __device__ void join_sequences(const PolicyCall& c, const SequenceResult* result
     c.statistics[k] = x;
   } else if (k == kStatisticCount) {
     double loss = 0.0, acted_entropy = 0.0;
+#pragma unroll 8
     for (int64_t b = 0; b < c.sequences; ++b) {
       loss += results[b].loss;
       acted_entropy += results[b].acted_entropy;
@@ -139,7 +142,7 @@ __global__ void __launch_bounds__(kSequenceThreads)
         if (c.grad_entropy) c.grad_entropy[t] = 0.0f;
       }
     }
-    join_results(result);
+    result = block_reduce<kSequenceThreads, JoinResults>(result);
     if (options.sequence_level && count > 0.0) {
       through_ratio = block_reduce<kSequenceThreads, Sum>(through_ratio);
       const float share = static_cast<float>(through_ratio / count * scale);

@@ -51,7 +51,7 @@ grpo_status rope(grpo_context& context, const grpo_rope_args& args) {
                          float_data(args.inverse_frequencies),
                          args.inverse_frequencies.shape[0],
                          args.backward != 0 ? -1.0f : 1.0f};
-  return for_elements(context, args.in.shape[0], args.in.shape[1] / 2, body, args.in, args.out);
+  return for_elements<4>(context, args.in.shape[0], args.in.shape[1] / 2, body, args.in, args.out);
 }
 
 }  // namespace grpo_cuda
