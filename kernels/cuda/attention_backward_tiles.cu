@@ -1,6 +1,6 @@
 // attention_backward in tiles on tensor cores (attention_backward_rows.h has the formulas): first the gradients of
-// queries, 128 head rows a block, which meet the keys; then those of keys and values, 128 or 64 a block, which meet the
-// head rows that see them. Nothing is added up by atomics. Sums are float32; the weights and the gradients of scores
+// queries, 128 head rows a block, which meet the keys; then those of keys and values, 64 a block, which meet the head
+// rows that see them. Nothing is added up by atomics. Sums are float32; the weights and the gradients of scores
 // are rounded to bf16 for the products that they are factors of.
 
 #include "attention_backward_rows.h"
@@ -10,7 +10,7 @@ namespace grpo_cuda {
 
 namespace {
 
-constexpr int kBackwardRows = 32;  // of a tile that passes by
+constexpr int kBackwardRows = 32;  // that a warp takes at a time of those that pass by
 
 // What a row's scores, kept as powers of two, are shifted by to be weights; a row without finite scores has none.
 __device__ __forceinline__ float weight_shift(float log_sum_exp) {
@@ -150,65 +150,110 @@ struct SeeingRows {
   }
 };
 
-// Of 16 keys, a warp: the sums of 32 with heads of 128 would take all registers.
+// There are few keys beside the rows that see them, and the first keys of a sequence are seen by all: eight warps share
+// 64 keys, and the warps with the same keys share the rows that pass by. Their sums are added up at the end.
 template <int kWidth>
-constexpr int kKeyBlocks = kWidth == 64 ? 2 : 1;
+struct KeyTiles {
+  static constexpr int kBlocks = kWidth == 64 ? 2 : 1;  // of 16 keys, a warp: for more, 128 elements have no registers
+  static constexpr int kHeld = 64, kKeyWarps = kHeld / (16 * kBlocks), kParts = 8 / kKeyWarps;
+  static constexpr int kThreads = kKeyWarps * kParts * kWarp, kPassing = kParts * kBackwardRows;
+  static constexpr int kSums = kBlocks * 16 * kWidth;  // of a warp, for keys or values
+};
 
-// Registers: sums 128, scores and their gradients 32 (heads of 64: 64); with two blocks on a multiprocessor 255.
+// Adds to the sums of the warps of the first part those of the others, in order. By the block.
+template <int kKeyWarps, int kParts, int kBlocks, int kColumns>
+__device__ __forceinline__ void join_parts(float (&sums)[kBlocks][kColumns][4], Pack<float>* memory) {
+  const int part = threadIdx.y / kKeyWarps, key_warp = threadIdx.y % kKeyWarps;
+  const auto place = [&](int other, int r, int n) {
+    return memory + ((((other - 1) * kKeyWarps + key_warp) * kBlocks + r) * kColumns + n) * kWarp + threadIdx.x;
+  };
+  __syncthreads();  // nobody needs what was in this memory
+  if (part > 0) {
+#pragma unroll
+    for (int r = 0; r < kBlocks; ++r) {
+#pragma unroll
+      for (int n = 0; n < kColumns; ++n) {
+        *place(part, r, n) = {{sums[r][n][0], sums[r][n][1], sums[r][n][2], sums[r][n][3]}};
+      }
+    }
+  }
+  __syncthreads();
+  if (part > 0) return;
+  for (int other = 1; other < kParts; ++other) {
+#pragma unroll
+    for (int r = 0; r < kBlocks; ++r) {
+#pragma unroll
+      for (int n = 0; n < kColumns; ++n) {
+        const Pack<float> more = *place(other, r, n);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) sums[r][n][e] += more.item[e];
+      }
+    }
+  }
+}
+
+// Registers: sums 128, scores and their gradients 32 (heads of 64: 64); with one block on a multiprocessor 255.
 template <int kWidth>
-__global__ void __launch_bounds__(kTileThreads, 2) grad_keys_tiles_kernel(BackwardKernel a) {
-  constexpr int kRows = kBackwardRows, kBlocks = kKeyBlocks<kWidth>, kHeld = kHeldRows<kBlocks>, kKeys = 2 * kBlocks;
-  const int group = static_cast<int>(a.heads.group), key_head = blockIdx.y, warp_row = 16 * kBlocks * threadIdx.y;
+__global__ void __launch_bounds__(KeyTiles<kWidth>::kThreads, 1) grad_keys_tiles_kernel(BackwardKernel a) {
+  using K = KeyTiles<kWidth>;
+  constexpr int kRows = kBackwardRows, kBlocks = K::kBlocks, kHeld = K::kHeld, kKeys = 2 * kBlocks;
+  constexpr int kPassing = K::kPassing, kThreads = K::kThreads;
+  const int group = static_cast<int>(a.heads.group), key_head = blockIdx.y;
+  const int key_warp = threadIdx.y % K::kKeyWarps, warp_row = 16 * kBlocks * key_warp;
+  const int first_row = threadIdx.y / K::kKeyWarps * kRows;  // of those that pass by, for this warp
   // The first keys of a sequence are seen by the most rows: they begin first.
   const SequenceTile part = sequence_tile<kHeld>(a.sequences, blockIdx.x, 1);
   if (part.first >= part.length) return;
   unsigned char* const shared = dynamic_shared<unsigned char>();
   const auto tile = [&](int row) { return Tile<kWidth>{shared_address(shared) + row * Tile<kWidth>::kRowBytes}; };
   const Tile<kWidth> keys = tile(0), values = tile(kHeld);
-  const auto queries = [&](int t) { return tile(2 * kHeld + t % 2 * 2 * kRows); };
-  const auto grad_out = [&](int t) { return tile(2 * kHeld + (t % 2 * 2 + 1) * kRows); };
-  auto* const numbers = reinterpret_cast<float*>(shared + (2 * kHeld + 4 * kRows) * Tile<kWidth>::kRowBytes);
-  const auto shifts = [&](int t) { return numbers + t % 2 * 2 * kRows; };
-  const auto deltas = [&](int t) { return numbers + (t % 2 * 2 + 1) * kRows; };
+  const auto queries = [&](int t, int row) { return tile(2 * kHeld + t % 2 * 2 * kPassing + row); };
+  const auto grad_out = [&](int t, int row) { return tile(2 * kHeld + (t % 2 * 2 + 1) * kPassing + row); };
+  auto* const numbers = reinterpret_cast<float*>(shared + (2 * kHeld + 4 * kPassing) * Tile<kWidth>::kRowBytes);
+  const auto shifts = [&](int t) { return numbers + t % 2 * 2 * kPassing; };
+  const auto deltas = [&](int t) { return numbers + (t % 2 * 2 + 1) * kPassing; };
 
   const auto held = [&](int i) -> HeadPlace {
     const int key = part.first + i;
     return {part.start + min(key, part.length - 1), key_head * kWidth, key < part.length};
   };
-  keys.template fetch<kHeld>(a.keys, held);
-  values.template fetch<kHeld>(a.values, held);
-  const auto fetch = [&](const SeeingRows<kRows>& rows, int t) {
+  keys.template fetch<kHeld, kThreads>(a.keys, held);
+  values.template fetch<kHeld, kThreads>(a.values, held);
+  const auto fetch = [&](const SeeingRows<kPassing>& rows, int t) {
     const auto place = [&](int i) { return head_row(rows.start, rows.end, rows.first + i, key_head, group, kWidth); };
-    queries(t).template fetch<kRows>(a.queries, place);
-    grad_out(t).template fetch<kRows>(a.grad_out, place);
-    if (threadIdx.y == 0) {
-      static_assert(kRows == kWarp);
-      const HeadPlace at = place(threadIdx.x);
+    queries(t, 0).template fetch<kPassing, kThreads>(a.queries, place);
+    grad_out(t, 0).template fetch<kPassing, kThreads>(a.grad_out, place);
+    const int i = threadIdx.y * kWarp + threadIdx.x;
+    if (i < kPassing) {
+      const HeadPlace at = place(i);
       const int head = at.column / kWidth;
-      shifts(t)[threadIdx.x] = at.exists ? weight_shift(a.log_sum_exp[at.row * a.log_sum_exp_stride + head]) : INFINITY;
-      deltas(t)[threadIdx.x] = at.exists ? a.delta[at.row * a.heads.query_heads + head] : 0.0f;
+      shifts(t)[i] = at.exists ? weight_shift(a.log_sum_exp[at.row * a.log_sum_exp_stride + head]) : INFINITY;
+      deltas(t)[i] = at.exists ? a.delta[at.row * a.heads.query_heads + head] : 0.0f;
     }
   };
 
   const float scale = a.scale * kLog2E;
   float grad_keys[kBlocks][kWidth / 8][4] = {}, grad_values[kBlocks][kWidth / 8][4] = {};
-  SeeingRows<kRows> rows = {part.sequence, part.start, part.first * group, part.length * group, true};
+  SeeingRows<kPassing> rows = {part.sequence, part.start, part.first * group, part.length * group, true};
   fetch(rows, 0);
   bool more = true;
   for (int t = 0; more; ++t) {
     wait_for_copies();
     __syncthreads();  // this tile is there, and everybody has done with the one before
-    SeeingRows<kRows> following = rows;
-    more = following.next(a.sequences, part, group);
-    if (more) fetch(following, t + 1);
+    const int first = rows.first + first_row;
+    const bool own = rows.own, exist = first < rows.end;
+    more = rows.next(a.sequences, part, group);
+    if (more) fetch(rows, t + 1);
+    // None of these rows is there, or sees the warp's keys.
+    if (!exist || (own && first + kRows <= (part.first + warp_row) * group)) continue;
     float weights[kBlocks][kRows / 8][4], grad_scores[kBlocks][kRows / 8][4];
-    dot_rows<kRows>(weights, left_rows(keys, warp_row), queries(t));
-    dot_rows<kRows>(grad_scores, left_rows(values, warp_row), grad_out(t));
+    dot_rows<kRows>(weights, left_rows(keys, warp_row), queries(t, first_row));
+    dot_rows<kRows>(grad_scores, left_rows(values, warp_row), grad_out(t, first_row));
 #pragma unroll
     for (int n = 0; n < kRows / 8; ++n) {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        const int column = 8 * n + column_of(e);
+        const int column = first_row + 8 * n + column_of(e);
         const float shift = shifts(t)[column], delta = deltas(t)[column];
 #pragma unroll
         for (int i = 0; i < kKeys; ++i) {
@@ -218,11 +263,11 @@ __global__ void __launch_bounds__(kTileThreads, 2) grad_keys_tiles_kernel(Backwa
         }
       }
     }
-    if (rows.own && rows.first < (part.first + kHeld - 1) * group) {
+    if (own && first < (part.first + warp_row + 16 * kBlocks - 1) * group) {
 #pragma unroll
       for (int i = 0; i < kKeys; ++i) {
         // The first head row that sees the key.
-        const int seen_from = (part.first + warp_row + row_of(2 * i)) * group - rows.first;
+        const int seen_from = (part.first + warp_row + row_of(2 * i)) * group - first;
 #pragma unroll
         for (int n = 0; n < kRows / 8; ++n) {
 #pragma unroll
@@ -232,11 +277,14 @@ __global__ void __launch_bounds__(kTileThreads, 2) grad_keys_tiles_kernel(Backwa
         }
       }
     }
-    add_rows<kRows>(grad_values, weights, grad_out(t));
-    add_rows<kRows>(grad_keys, grad_scores, queries(t));
-    rows = following;
+    add_rows<kRows>(grad_values, weights, grad_out(t, first_row));
+    add_rows<kRows>(grad_keys, grad_scores, queries(t, first_row));
   }
 
+  auto* const joined = reinterpret_cast<Pack<float>*>(shared);
+  join_parts<K::kKeyWarps, K::kParts>(grad_keys, joined);
+  join_parts<K::kKeyWarps, K::kParts>(grad_values, joined);
+  if (first_row > 0) return;
   bool not_finite[kKeys] = {};
   note_not_finite(not_finite, grad_keys);
   note_not_finite(not_finite, grad_values);
@@ -254,8 +302,10 @@ __global__ void __launch_bounds__(kTileThreads, 2) grad_keys_tiles_kernel(Backwa
       a.grad_values.store<2>(part.start + key, column, {{of_value[e], of_value[e + 1]}});
     }
   }
-  // The warp's own keys are not read any more.
-  auto* const own = reinterpret_cast<float*>(shared + warp_row * Tile<kWidth>::kRowBytes);
+  // Behind the sums, which another warp may still read.
+  static_assert(((K::kParts - 1) * K::kSums + 2 * kWidth) * K::kKeyWarps <= (kHeld + 2 * kPassing) * kWidth);
+  auto* const own =
+      reinterpret_cast<float*>(shared) + (K::kParts - 1) * K::kKeyWarps * K::kSums + key_warp * 2 * kWidth;
   for_not_finite(not_finite, [&](int i) {
     grad_keys_row<kWidth / kWarp, 4>(a, part.start + part.first + warp_row + i, key_head, own);
   });
@@ -265,15 +315,19 @@ __global__ void __launch_bounds__(kTileThreads, 2) grad_keys_tiles_kernel(Backwa
 
 grpo_status attention_backward_tiles(grpo_context& context, const BackwardKernel& a) {
   const auto run = [&](auto width) {
-    constexpr int kWidth = decltype(width)::value, kPassing = kBackwardRows, kHeldKeys = kHeldRows<kKeyBlocks<kWidth>>;
-    const auto launch_of = [&](int64_t per_token, int held, int floats) {
-      return tile_launch(a.heads, a.rows, a.sequences.count, per_token, held, 2 * held + 4 * kPassing, floats);
-    };
+    constexpr int kWidth = decltype(width)::value;
+    using K = KeyTiles<kWidth>;
+    const int64_t sequences = a.sequences.count;
     if (auto status = launch(context, grad_queries_tiles_kernel<kWidth>,
-                             launch_of(a.heads.group, kHeldQueries, 2 * kHeldQueries), a)) {
+                             tile_launch(a.heads, a.rows, sequences, a.heads.group, kHeldQueries,
+                                         2 * kHeldQueries + 4 * kBackwardRows, 2 * kHeldQueries),
+                             a)) {
       return status;
     }
-    return launch(context, grad_keys_tiles_kernel<kWidth>, launch_of(1, kHeldKeys, 4 * kPassing), a);
+    return launch(context, grad_keys_tiles_kernel<kWidth>,
+                  tile_launch(a.heads, a.rows, sequences, 1, K::kHeld, 2 * K::kHeld + 4 * K::kPassing, 4 * K::kPassing,
+                              K::kThreads / kWarp),
+                  a);
   };
   return a.heads.width == 64 ? run(std::integral_constant<int, 64>{}) : run(std::integral_constant<int, 128>{});
 }

@@ -19,7 +19,7 @@ namespace grpo_cuda {
 constexpr int kTileWarps = 4, kTileThreads = kTileWarps * kWarp;
 // Of a block whose warps have kBlocks times 16 rows.
 template <int kBlocks>
-constexpr int kHeldRows = 16 * kBlocks* kTileWarps;
+constexpr int kHeldRows = kTileWarps * 16 * kBlocks;
 
 constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
 
@@ -52,15 +52,15 @@ struct Tile {
   }
 
   // Begins to copy kRows rows, row i from place(i), else zeros; the row there is valid memory either way. By the block.
-  template <int kRows, class Place>
+  template <int kRows, int kThreads = kTileThreads, class Place>
   __device__ __forceinline__ void fetch(const FloatRows& from, const Place& place) const {
-    static_assert(kRows * kChunks % kTileThreads == 0 && kTileThreads % (8 * kChunks) == 0);
+    static_assert(kRows * kChunks % kThreads == 0 && kThreads % (8 * kChunks) == 0);
     const int thread = threadIdx.y * kWarp + threadIdx.x, row = thread / kChunks, column = thread % kChunks * 8;
     const SharedAddress to = chunk(row, thread % kChunks);
     const auto* const data = static_cast<const bf16*>(from.data) + column;
     const auto stride = static_cast<unsigned>(from.stride);
 #pragma unroll
-    for (int further = 0; further < kRows; further += kTileThreads / kChunks) {
+    for (int further = 0; further < kRows; further += kThreads / kChunks) {
       const HeadPlace at = place(row + further);
       // One multiplication: both are below 2^31.
       const uint64_t begin = uint64_t{static_cast<unsigned>(at.row)} * stride;
@@ -241,7 +241,7 @@ struct SeenKeys {
 inline bool fits_tiles(const Heads& heads, int64_t rows, std::initializer_list<const grpo_tensor*> inputs,
                        std::initializer_list<const grpo_tensor*> others) {
   return (heads.width == 64 || heads.width == 128) && heads.query_heads / heads.group <= 65535 &&
-         (rows + kHeldRows<2>)*heads.group <= INT32_MAX &&
+         (kHeldRows<2> + rows) * heads.group <= INT32_MAX &&
          std::all_of(inputs.begin(), inputs.end(),
                      [](const grpo_tensor* t) {
                        return t->dtype == GRPO_BF16 && t->row_stride <= INT32_MAX && is_aligned(*t, 16);
@@ -255,10 +255,10 @@ grpo_status attention_tiles(grpo_context& context, const AttentionKernel& a, con
 // Blocks hold `held` rows of those that there are `per_token` of each token, for each key head; `tile_rows` rows and
 // `floats` numbers lie in shared memory.
 inline Launch tile_launch(const Heads& heads, int64_t rows, int64_t sequences, int64_t per_token, int held,
-                          int64_t tile_rows, int64_t floats = 0) {
+                          int64_t tile_rows, int64_t floats = 0, int warps = kTileWarps) {
   const int64_t tiles = sequence_tiles(rows * per_token, sequences, held);
   return {dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(heads.query_heads / heads.group)),
-          dim3(kWarp, kTileWarps), static_cast<size_t>(tile_rows * heads.width * 2 + floats * 4)};
+          dim3(kWarp, static_cast<unsigned>(warps)), static_cast<size_t>(tile_rows * heads.width * 2 + floats * 4)};
 }
 
 }  // namespace grpo_cuda
