@@ -14,10 +14,9 @@ static inline RowTransform row_transform(double temperature, double softcap) {
   return {static_cast<float>(1.0 / temperature), static_cast<float>(softcap)};
 }
 
-// Loops over logits take powers of two, x = d log2 e; below the lowest exponent a power counts as 0.
+// Loops over logits take powers of two, x = d log2 e.
 constexpr float kLog2e = 1.44269504f;
 constexpr double kLn2 = 0.69314718055994531;
-constexpr float kLowestExponent = -125.0f;
 
 // With d = (x - max) * inverse_temperature, x the logit after the soft cap: the sums over the part of exp(d) and of
 // exp(d) * d. A part that is all -inf has max = -inf and sum = 0. NaN and +inf make the sum NaN.

@@ -12,6 +12,7 @@
 #include "../common/softmax_statistics.h"
 
 constexpr int64_t kRowChunk = 4096;
+constexpr float kLowestExponent = -125.0f;  // of two; below it a power counts as 0
 
 // ---- functions ----
 
