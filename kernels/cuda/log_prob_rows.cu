@@ -78,7 +78,7 @@ struct GradientKernel {
 };
 
 template <class T, class U>
-__global__ void __launch_bounds__(kRowThreads) gradient_kernel(const T* logits, U* grad_logits, GradientKernel k) {
+__global__ void __launch_bounds__(kRowThreads, 3) gradient_kernel(const T* logits, U* grad_logits, GradientKernel k) {
   const GradientInputs& in = k.inputs;
   const int64_t at = blockIdx.x;
   const T* row = logits + at * k.stride;

@@ -81,7 +81,7 @@ __device__ __forceinline__ float part_gradient(const T* logits, U* out, int64_t 
       }
     }
   };
-  for_logits(logits, 0, n, aligned, many, one);
+  for_logits<2>(logits, 0, n, aligned, many, one);
   return sum;
 }
 

@@ -99,19 +99,21 @@ __device__ __forceinline__ void take_packs(const T* row, int64_t first, bool ali
 }
 
 // Each thread its share of [begin, end) of a row, the same whether the row can be read in 16 bytes (`aligned`) or not:
-// packs as take_packs() has them, four at a time, so that as many loads are in flight, then two and one; one(i, logit)
-// for the logits at the end.
-template <class T, class Many, class One>
+// packs as take_packs() has them, kAhead (2 or 4) at a time, so that as many loads are in flight, then what remains;
+// one(i, logit) for the logits at the end.
+template <int kAhead, class T, class Many, class One>
 __device__ __forceinline__ void for_logits(const T* row, int64_t begin, int64_t end, bool aligned, const Many& many,
                                            const One& one) {
   constexpr int kPack = Pack<T>::kSize, kStep = kPackStep<T>;
   const int64_t end_of_packs = begin + (end - begin) / kPack * kPack;
   int64_t i = begin + threadIdx.x * kPack;
 #pragma unroll 1
-  for (; i + 3 * kStep < end_of_packs; i += 4 * kStep) take_packs<4>(row, i, aligned, many);
-  if (i + kStep < end_of_packs) {
-    take_packs<2>(row, i, aligned, many);
-    i += 2 * kStep;
+  for (; i + (kAhead - 1) * kStep < end_of_packs; i += kAhead * kStep) take_packs<kAhead>(row, i, aligned, many);
+  if constexpr (kAhead == 4) {
+    if (i + kStep < end_of_packs) {
+      take_packs<2>(row, i, aligned, many);
+      i += 2 * kStep;
+    }
   }
   if (i < end_of_packs) take_packs<1>(row, i, aligned, many);
   for (i = end_of_packs + threadIdx.x; i < end; i += kRowThreads) one(i, to_float(row[i]));
@@ -138,7 +140,7 @@ __device__ LaneStatistics lane_statistics(const T* row, int64_t begin, int64_t e
     const float capped[1] = {capped_logit(logit, transform.softcap)};
     add_logits<kEntropy>(s, capped, scale);
   };
-  for_logits(row, begin, end, aligned, add, add_one);
+  for_logits<4>(row, begin, end, aligned, add, add_one);
   return s;
 }
 
@@ -184,13 +186,14 @@ __device__ RowStatistics part_statistics(const T* row, int64_t begin, int64_t en
 template <bool kEntropy, class T>
 __device__ RowStatistics row_statistics(const T* row, int64_t columns, bool aligned, const RowParts& parts,
                                         const RowTransform& transform) {
-  RowStatistics all = empty_row();
+  __shared__ RowStatistics all;  // registers are short
+  if (threadIdx.x == 0) all = empty_row();
   for (int part = 0; part < parts.count; ++part) {
     const int64_t begin = part * parts.length, end = min(columns, begin + parts.length);
     const RowStatistics s = part_statistics<kEntropy>(row, begin, end, aligned, transform);
     if (threadIdx.x == 0) all = join_statistics(all, s, transform.inverse_temperature);
   }
-  return all;
+  return threadIdx.x == 0 ? all : empty_row();
 }
 
 }  // namespace grpo_cuda
