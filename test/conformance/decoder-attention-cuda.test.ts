@@ -153,7 +153,13 @@ describe.each(devices)('attention on tensor cores beside plain kernels, on $name
     const b = batchOf([20, 90, 4, 50], { parents: [-1, -1, 1, 1] });
     const all = await run(b);
     // The stand-in runs warps in another order each time, and leaves other bytes where nobody wrote.
-    for (let again = 0; again < 5; again++) expect(await run(b)).toEqual(all);
+    // How many numbers differ: the difference itself takes long to print.
+    for (let again = 0; again < 5; again++) {
+      const other = await run(b);
+      for (const name of [...results, 'logSumExp'] as const) {
+        expect(other[name].filter((x, i) => x !== all[name][i]).length, name).toBe(0);
+      }
+    }
 
     const rows = (first: number, end: number) => (m: Matrix) =>
       matrix(end - first, m.columns, (r, c) => m.data[(first + r) * m.columns + c]!);
