@@ -38,6 +38,7 @@ Environment::Environment(Napi::Env env, Napi::Object exports) {
   define<&Environment::group_statistics>(exports, "groupStatistics");
   define<&Environment::close_group>(exports, "closeGroup");
   define<&Environment::release_group>(exports, "releaseGroup");
+  define<&Environment::stop>(exports, "stop");
 }
 
 // An engine may be waiting for a collective: the groups are told first.
@@ -45,6 +46,11 @@ void Environment::stop_all() {
   for (auto& [id, open] : groups_) open.group->abort("the process is ending");
   engines_.clear();
   groups_.clear();
+}
+
+Napi::Value Environment::stop(const Napi::CallbackInfo& info) {
+  stop_all();
+  return info.Env().Undefined();
 }
 
 template <Environment::Method method>

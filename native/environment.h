@@ -69,6 +69,7 @@ class Environment {
   Napi::Value group_statistics(const Napi::CallbackInfo& info);
   Napi::Value close_group(const Napi::CallbackInfo& info);
   Napi::Value release_group(const Napi::CallbackInfo& info);
+  Napi::Value stop(const Napi::CallbackInfo& info);
 
   static void on_message(napi_env env, void* self, const Message& message);
   void settle(Napi::Env env, Pending& pending, const Message& message);

@@ -54,6 +54,8 @@ export interface Binding {
   closeGroup(group: number): Promise<void>;
   /** After `closeGroup` has settled. */
   releaseGroup(group: number): void;
+  /** Closes all devices and groups and waits for their threads: the process is ending. */
+  stop(): void;
 }
 
 export interface OpenAnswer {

@@ -64,6 +64,8 @@ export function load(paths: readonly string[]): LoadedAddon {
     try {
       const binding = require(path) as Binding;
       configureBinding(binding);
+      // process.exit() runs no cleanup hooks of addons: their threads would go on while libraries are torn down.
+      process.once('exit', () => binding.stop());
       return { binding, path };
     } catch (error) {
       attempts.push({ path, stage: 'load', message: (error as Error).message });

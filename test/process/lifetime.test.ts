@@ -1,8 +1,8 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, test, vi } from 'vitest';
-import { compileFixture } from '../c-library.js';
+import { compileFixture, compileLibrary } from '../c-library.js';
 import { runProgram } from './program.js';
 
 describe('a process', () => {
@@ -25,6 +25,21 @@ describe('a process', () => {
 
   test('can call process.exit() mid-job', async () => {
     expect(await runProgram('exit-mid-job')).toMatchObject({ code: 3, stdout: '', stderr: '' });
+  });
+
+  test('lets devices end before their library when process.exit() is called', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'grpo-exit-'));
+    const code = readFileSync(new URL('../fixtures/fake_backend.c', import.meta.url), 'utf8').replace(
+      'static void destroy(grpo_context* context) { (void)context; }',
+      `#include <unistd.h>
+       static void destroy(grpo_context* context) { (void)context, usleep(200000), puts("device"), fflush(stdout); }
+       __attribute__((destructor)) static void unload(void) { puts("library"), fflush(stdout); }`,
+    );
+    vi.stubEnv('GRPO_CUDA_LIBRARY', compileLibrary(folder, 'slow.so', code));
+    const ended = await runProgram('exit-with-device');
+    vi.unstubAllEnvs();
+    rmSync(folder, { recursive: true });
+    expect(ended).toMatchObject({ code: 3, stdout: 'device\ndevice\nlibrary\n', stderr: '' });
   });
 
   test('reports an uncaught exception mid-job', async () => {
