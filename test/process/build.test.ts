@@ -56,11 +56,14 @@ describe('native/sources.json', () => {
 
 describe('nvcc', () => {
   // Otherwise it fuses products and sums as it likes, and a formula has other bits in another kernel.
-  test.each(['scripts/build-cuda.mjs', 'kernels/cuda/build.sh'])('rounds every operation as the source has it: %s', (path) => {
-    const text = read(path);
-    expect(text).toContain('-fmad=false');
-    expect(text).not.toMatch(/fast.math|-(ftz|prec-div|prec-sqrt)/);
-  });
+  test.each(['scripts/build-cuda.mjs', 'kernels/cuda/build.sh'])(
+    'rounds every operation as the source has it: %s',
+    (path) => {
+      const text = read(path);
+      expect(text).toContain('-fmad=false');
+      expect(text).not.toMatch(/fast.math|-(ftz|prec-div|prec-sqrt)/);
+    },
+  );
 });
 
 describe('kernels for one instruction set', () => {
