@@ -10,7 +10,16 @@ const folder = join(root, 'build-cuda-on-cpu');
 const emulator = join(root, 'test/cuda-on-cpu');
 const cublas = join(emulator, 'cublas.cc');
 const flags = ['-std=c++20', '-O2', '-g1', '-fPIC', '-fvisibility=hidden', '-ffp-contract=off', '-Wall', '-Wextra'];
-const cuda = ['-Werror', '-DGRPO_CUDA_ON_CPU', '-Wno-unknown-pragmas', '-Wno-missing-braces', '-I', emulator, '-x', 'c++'];
+const cuda = [
+  '-Werror',
+  '-DGRPO_CUDA_ON_CPU',
+  '-Wno-unknown-pragmas',
+  '-Wno-missing-braces',
+  '-I',
+  emulator,
+  '-x',
+  'c++',
+];
 
 export async function buildCudaOnCpu() {
   const headers = ['kernels', 'test/cuda-on-cpu'].flatMap((path) => filesUnder(join(root, path), ['.h']));

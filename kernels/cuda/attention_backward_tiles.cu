@@ -25,7 +25,7 @@ template <int kWidth>
 __global__ void __launch_bounds__(kTileThreads, 2) grad_queries_tiles_kernel(BackwardKernel a) {
   constexpr int kKeys = kBackwardRows, kBlocks = kQueryBlocks, kHeld = kHeldQueries, kRows = 2 * kBlocks;
   const int group = static_cast<int>(a.heads.group), key_head = blockIdx.y, warp_row = 16 * kBlocks * threadIdx.y;
-  const SequenceTile part = sequence_tile<kHeld>(a.sequences, gridDim.x - 1 - blockIdx.x, group);
+  const SequenceTile part = sequence_tile<kHeld>(a.sequences, TileOrder::kLastBefore, group);
   if (part.first >= part.length) return;
   unsigned char* const shared = dynamic_shared<unsigned char>();
   const auto tile = [&](int row) { return Tile<kWidth>{shared_address(shared) + row * Tile<kWidth>::kRowBytes}; };
@@ -202,7 +202,7 @@ __global__ void __launch_bounds__(KeyTiles<kWidth>::kThreads, 1) grad_keys_tiles
   const int key_warp = threadIdx.y % K::kKeyWarps, warp_row = 16 * kBlocks * key_warp;
   const int first_row = threadIdx.y / K::kKeyWarps * kRows;  // of those that pass by, for this warp
   // The first keys of a sequence are seen by the most rows: they begin first.
-  const SequenceTile part = sequence_tile<kHeld>(a.sequences, blockIdx.x, 1);
+  const SequenceTile part = sequence_tile<kHeld>(a.sequences, TileOrder::kFirstBefore, 1);
   if (part.first >= part.length) return;
   unsigned char* const shared = dynamic_shared<unsigned char>();
   const auto tile = [&](int row) { return Tile<kWidth>{shared_address(shared) + row * Tile<kWidth>::kRowBytes}; };

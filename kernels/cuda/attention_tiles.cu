@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   constexpr int kKeys = kPassingRows<kWidth>, kRows = 2 * kBlocks;  // rows of a lane
   const int group = static_cast<int>(a.heads.group), key_head = blockIdx.y, warp_row = 16 * kBlocks * threadIdx.y;
   // The last tiles of a sequence see the most keys: they begin first.
-  const SequenceTile part = sequence_tile<kHeld>(sequences, gridDim.x - 1 - blockIdx.x, group);
+  const SequenceTile part = sequence_tile<kHeld>(sequences, TileOrder::kLastBefore, group);
   if (part.first >= part.length) return;
   unsigned char* const shared = dynamic_shared<unsigned char>();
   const Tile<kWidth> queries = {shared_address(shared)};

@@ -182,9 +182,18 @@ struct SequenceTile {
 // Sequence b has the numbers from floor(its first row / tile) + b on: as many as it has tiles, or one more. They follow
 // from the offsets alone, so that neither the host nor a launch before this one makes a list; a tile beyond the
 // sequence's rows (first >= length) has nothing to do.
-inline int64_t sequence_tiles(int64_t rows, int64_t sequences, int held) { return rows / held + sequences; }
+//
+// A block's place in the grid is not its tile's number: of sequences of one length all first tiles come first, then all
+// second ones, so that none of those with the most rows to meet begins last. The grid is a multiple of the sequences.
+inline int64_t sequence_tiles(int64_t rows, int64_t sequences, int held) {
+  return ceil_divide(rows / held + sequences, sequences) * sequences;
+}
+enum class TileOrder { kFirstBefore, kLastBefore };
 template <int kHeld>
-__device__ __forceinline__ SequenceTile sequence_tile(const DeviceSequences& s, int64_t number, int64_t per_token) {
+__device__ __forceinline__ SequenceTile sequence_tile(const DeviceSequences& s, TileOrder order, int64_t per_token) {
+  const unsigned tiles = gridDim.x, place = order == TileOrder::kFirstBefore ? blockIdx.x : tiles - 1 - blockIdx.x;
+  const auto sequences = static_cast<unsigned>(s.count);
+  const int64_t number = place % sequences * (tiles / sequences) + place / sequences;
   const auto first_number = [&](int64_t b) { return s.offsets[b] * per_token / kHeld + b; };
   int64_t low = 0, high = s.count - 1;
   while (low < high) {
