@@ -1,5 +1,5 @@
-// sample: two launches. The first takes the softmax statistics of the parts of each row, a block each, as
-// token_log_probs does; the second, a block a row, draws the token.
+// sample: one launch. A block takes the softmax statistics of a part of a row, as token_log_probs does; the last of a
+// row's blocks draws the token.
 //
 // A token is drawn by inverting the cumulative distribution at one random number: weights exp(z - max) are summed in
 // float64 in the order of ids, and the first id whose running sum exceeds u * total is taken. Filters set weights to 0:
@@ -26,7 +26,6 @@ namespace {
 constexpr int kBins = 1 << 11;
 constexpr int kPerLane = 8;
 constexpr int64_t kChunk = kPerLane * kWarp;  // weights whose sum is kept while a token is looked for
-constexpr int kDrawThreads = 512;             // fewer for short rows
 // Masses are added up as whole numbers, in any order: of weights of at most 1, up to 2^18 fit.
 constexpr double kMassUnit = 0x1p44;
 
@@ -45,23 +44,14 @@ struct SampleKernel {
   bool greedy;
   int64_t top_k;  // 0: all
   double top_p, min_p;
-  SamplePart* found;  // [row][part]
+  int64_t first;       // row of a launch
+  SamplePart* found;   // [row of the launch][part]
+  unsigned* counters;  // [row of the launch]
   int32_t* ids;
   float* log_probs;
 
   __host__ __device__ bool filters() const { return top_k > 0 || top_p < 1.0 || min_p > 0.0; }
 };
-
-template <class T>
-__global__ void __launch_bounds__(kRowThreads) sample_parts_kernel(const T* logits, SampleKernel k) {
-  const int64_t at = blockIdx.x / k.parts.count, part = blockIdx.x % k.parts.count;
-  const int64_t begin = part * k.parts.length, end = min(k.columns, begin + k.parts.length);
-  const LaneStatistics own = lane_statistics<false>(logits + at * k.stride, begin, end, k.aligned, k.transform);
-  const RowStatistics s = join_block(own, k.transform);
-  const float sum = shift_lane(own, s.max, k.transform.inverse_temperature * kLog2e).sum;
-  const double mass = block_reduce<kRowThreads, Sum>(static_cast<double>(sum));
-  if (threadIdx.x == 0) k.found[blockIdx.x] = {s, mass};
-}
 
 // The weight of a logit: 0 for NaN, and for those whose key is below `lowest` or whose weight is below `least`. With a
 // logit of +inf, and when the largest is wanted, only such tokens have a weight.
@@ -218,14 +208,24 @@ __device__ int64_t draw(const T* row, int64_t begin, int64_t end, bool aligned, 
 }
 
 template <class T>
-__global__ void __launch_bounds__(kDrawThreads, 2) draw_kernel(const T* logits, SampleKernel k) {
+__global__ void __launch_bounds__(kRowThreads, 4) sample_kernel(const T* logits, SampleKernel k) {
+  const int64_t place = blockIdx.x / k.parts.count, own_part = blockIdx.x % k.parts.count, at = k.first + place;
+  const T* row = logits + at * k.stride;
+  SamplePart* const found = k.found + place * k.parts.count;
+  {
+    const int64_t begin = own_part * k.parts.length, end = min(k.columns, begin + k.parts.length);
+    const LaneStatistics own = lane_statistics<false>(row, begin, end, k.aligned, k.transform);
+    const RowStatistics s = join_block(own, k.transform);
+    const float sum = shift_lane(own, s.max, k.transform.inverse_temperature * kLog2e).sum;
+    const double mass = block_reduce<kRowThreads, Sum>(static_cast<double>(sum));
+    if (threadIdx.x == 0) found[own_part] = {s, mass};
+  }
+  if (!is_last_block(k.counters + place, k.parts.count)) return;
+
   auto* sums = dynamic_shared<double>();
   auto* histogram = reinterpret_cast<unsigned long long*>(sums + (k.columns + kChunk - 1) / kChunk);
   __shared__ int chosen_part;
   __shared__ double rest_of_part;
-  const int64_t at = blockIdx.x;
-  const T* row = logits + at * k.stride;
-  const SamplePart* found = k.found + at * k.parts.count;
   const float inverse_temperature = k.transform.inverse_temperature;
   float most = -INFINITY;
   for (int part = 0; part < k.parts.count; ++part) most = Max{}(most, found[part].statistics.max);
@@ -300,21 +300,24 @@ grpo_status sample(grpo_context& context, const grpo_sample_args& args) {
                     !greedy && args.top_k < static_cast<double>(columns) ? static_cast<int64_t>(args.top_k) : 0,
                     greedy ? 1.0 : args.top_p,
                     greedy ? 0.0 : args.min_p,
+                    0,
                     nullptr,
+                    context.counters(),
                     int_data(args.ids),
                     float_data(args.log_probs)};
-  k.found = static_cast<SamplePart*>(context.scratch(rows * k.parts.count * sizeof(SamplePart)));
+  const int64_t of_launch = std::min<int64_t>(rows, grpo_context::kCounters);  // rows: mostly all of them
+  k.found = static_cast<SamplePart*>(context.scratch(of_launch * k.parts.count * sizeof(SamplePart)));
   if (!k.found) return context.status();
   const size_t shared = ceil_divide(columns, kChunk) * sizeof(double) + (k.filters() ? kBins * sizeof(double) : 0);
-  const unsigned threads = columns < kLeastPart ? 4 * kWarp : kDrawThreads;
-  const auto blocks = static_cast<unsigned>(rows);
   context.written(args.ids);
   return with_float_type(args.logits, [&](const auto* data) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
-    if (auto status =
-            launch(context, sample_parts_kernel<T>, {dim3(blocks * k.parts.count), dim3(kRowThreads)}, data, k))
-      return status;
-    return launch(context, draw_kernel<T>, {dim3(blocks), dim3(threads), shared}, data, k);
+    for (; k.first < rows; k.first += of_launch) {
+      const auto blocks = static_cast<unsigned>(std::min(of_launch, rows - k.first) * k.parts.count);
+      if (auto status = launch(context, sample_kernel<T>, {dim3(blocks), dim3(kRowThreads), shared}, data, k))
+        return status;
+    }
+    return GRPO_OK;
   });
 }
 

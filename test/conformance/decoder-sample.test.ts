@@ -147,6 +147,14 @@ describe.each(await testDevices())('sample on $name', ({ open }) => {
     }
   });
 
+  // A launch on CUDA takes 4,096 rows.
+  test('any number of rows', async () => {
+    t = new Tensors(device, 3);
+    const logits = randomMatrix(5000, 9, 8, 'f32');
+    const { ids } = await draw(logits, keysFor(5000));
+    expect(ids).toEqual(keysFor(5000).map((key, r) => sample(rowOf(logits, r), key, plain)));
+  });
+
   test('a sample does not depend on its batch', async () => {
     t = new Tensors(device);
     for (const columns of [700, 16389]) {
