@@ -20,8 +20,10 @@ struct PolicyCall {
 
 __device__ __forceinline__ bool is_active(const PolicyCall& c, int64_t t) { return !c.mask || c.mask[t] != 0; }
 
+// Without a mask the active tokens are all there are: nothing has to count them.
 inline PolicyCall policy_call(const grpo_policy_loss_args& args) {
-  const int64_t sequences = args.sequence_offsets.shape[0] - 1;
+  const int64_t sequences = args.sequence_offsets.shape[0] - 1, tokens = args.log_probs.shape[0];
+  const bool counted = args.token_denominator > 0.0 || args.mask.data;
   return {float_data(args.log_probs),
           float_data(args.old_log_probs),
           float_data(args.ref_log_probs),
@@ -35,10 +37,10 @@ inline PolicyCall policy_call(const grpo_policy_loss_args& args) {
           float_data(args.grad_entropy),
           float_data(args.loss),
           float_data(args.statistics),
-          args.log_probs.shape[0],
+          tokens,
           sequences,
           args.advantages.shape[0] == sequences,
-          args.token_denominator,
+          counted ? args.token_denominator : std::max(1.0, static_cast<double>(tokens)),
           args.sequence_denominator,
           args.max_completion_length,
           args.entropy_coefficient};

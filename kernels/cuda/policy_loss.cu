@@ -1,4 +1,4 @@
-// policy_loss: one launch, and one before it where the call's own active tokens are its denominator.
+// policy_loss: one launch, and one before it where the active tokens of a mask are its denominator.
 //
 // A block takes a sequence. Each of its threads adds up every 256th token in float64, then the threads are joined in a
 // fixed order; the last block to end joins the sequences in order. Masked tokens are skipped.

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { afterAll, afterEach, describe, expect, test, vi } from 'vitest';
 import { openDevice } from '../../../src/backend/open-device.js';
 import { KernelError, OutOfMemoryError } from '../../../src/errors.js';
+import { policyLoss } from '../../../src/kernels/policy-loss.js';
 import '../../../src/platform/node.js';
 import type { Device, Tensor } from '../../../src/tensor.js';
 import { compileFixture } from '../../c-library.js';
@@ -45,6 +46,40 @@ describe.skipIf(!existsSync(cudaOnCpu.library))('a recording on CUDA', () => {
     };
     return { device, calls, liveGraphs };
   }
+
+  test('beside operations that are a launch each, however many blocks they have', async () => {
+    const { device, calls } = await open();
+    const tensor = (size: number, value = 0.5) => device.tensor(new Float32Array(size).fill(value), [size]);
+    const [logProbs, rewards, ids, sampled] = [tensor(3000, -1), tensor(80), device.zeros([3], 'i32'), tensor(3)];
+    const logits = device.tensor(new Float32Array(3 * 20_000).fill(1), [3, 20_000]);
+    const keys = device.tensor(new Int32Array(12), [3, 4], 'i32');
+    const groups = device.tensor(Int32Array.of(0, 20, 40, 80), [4], 'i32');
+    const [weights, gradients, first, second] = [tensor(50_000), tensor(50_000), tensor(50_000), tensor(50_000)];
+    const norm = tensor(1);
+    const scalars = { learningRate: 1, beta1: 0.9, beta2: 0.9, epsilon: 1e-8, weightDecay: 0, step: 1, maxNorm: 1 };
+    const launches = async (run: () => void) => {
+      await calls();
+      run();
+      return (await calls())[0];
+    };
+    const sequenceOffsets = device.tensor(Int32Array.of(0, 1000, 1500, 3000), [4], 'i32');
+    const advantages = tensor(3, 1);
+    const policy = { logProbs, advantages, sequenceOffsets };
+    expect(await launches(() => policyLoss(policy))).toBe(1);
+    const mask = device.tensor(new Int32Array(3000).fill(1), [3000], 'i32');
+    // Its tokens are counted first, unless the caller knows how many there are.
+    expect(await launches(() => policyLoss({ ...policy, mask }))).toBe(2);
+    const denominators = { tokens: 3000, sequences: 3 };
+    expect(await launches(() => policyLoss({ ...policy, mask }, { denominators }))).toBe(1);
+    const group = { rewards, groupOffsets: groups, advantages: tensor(80), baseline: 0, scale: 0, epsilon: 1e-4 };
+    expect(await launches(() => device.run('groupAdvantages', group))).toBe(1);
+    const sampling = { logits, keys, ids, logProbs: sampled, temperature: 1, topK: 0, topP: 1, minP: 0 };
+    expect(await launches(() => device.run('sample', sampling))).toBe(1);
+    expect(await launches(() => device.run('sample', { ...sampling, topK: 9, topP: 0.9 }))).toBe(1);
+    expect(await launches(() => device.run('globalNorm', { in: gradients, norm }))).toBe(1);
+    const moments = { parameters: weights, gradients, firstMoment: first, secondMoment: second, norm };
+    expect(await launches(() => device.run('adamw', { ...moments, ...scalars }))).toBe(1);
+  });
 
   test('runs call by call, is captured at the second replay, and is one launch from then on', async () => {
     const { device, calls, liveGraphs } = await open();
