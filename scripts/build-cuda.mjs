@@ -20,11 +20,9 @@ const mostRegisters = 128;
 // and values. 255 registers leave room for two blocks of 128 threads on a multiprocessor.
 const raisedRegisters = { attention_tiles_kernel: 255, grad_queries_tiles_kernel: 255, grad_keys_tiles_kernel: 255 };
 const mostSpilled = 32; // bytes stored and loaded; ptxas spills a word or two where it likes more blocks better
-// Eight query heads of one key keep 64 elements of queries, or of sums, beside four loads: a few words more on sm_86 and
-// sm_89, where half as many blocks would cost more.
 // The gradient of bf16 logits in float32 keeps within 80 registers, which leave room for three blocks, on sm_120 alone by
 // spilling. Rows of the policy loss spill on sm_90, where clusters take them but for those that do not fit.
-const raisedSpills = { cached_attention_kernel: 72, gradient_kernel: 80, policy_row_kernel: 56 };
+const raisedSpills = { gradient_kernel: 40, policy_row_kernel: 56 };
 const mostShared = 2048; // kSharedVariables of kernels/cuda/launch.h
 
 const compiler = process.env.NVCC || 'nvcc';

@@ -68,8 +68,12 @@ grpo_status launch(grpo_context& context, void (*kernel)(Parameters...), const L
 
 // ---- elementwise kernels --------------------------------------------------------------------------------------------
 
+// Blocks of a body that a multiprocessor has registers for.
+template <class Body>
+constexpr int kElementBlocks = 4;
+
 template <int N, class Body>
-__global__ void __launch_bounds__(256, 4) elements_kernel(int64_t rows, int64_t columns, Body body) {
+__global__ void __launch_bounds__(256, kElementBlocks<Body>) elements_kernel(int64_t rows, int64_t columns, Body body) {
   const int64_t column = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * N;
   if (column >= columns) return;
   for (int64_t row = int64_t{blockIdx.y} * blockDim.y + threadIdx.y; row < rows; row += int64_t{gridDim.y} * blockDim.y)
