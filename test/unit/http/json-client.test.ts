@@ -63,7 +63,7 @@ describe('JsonClient', () => {
   });
 
   it('tells a timeout, a dead connection and an answer that is not JSON apart', async () => {
-    const slow = await serve(() => undefined, { timeoutMs: 30, retries: 1 });
+    const slow = await serve(() => undefined, { timeoutMs: 400, retries: 1 });
     expect(await failure(slow.client.get('/x'))).toMatchObject({ reason: 'timeout', status: null });
     expect(slow.server.requests).toHaveLength(2);
     const dead = await serve(
