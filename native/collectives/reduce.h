@@ -3,41 +3,22 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
+#include <type_traits>
 #include <vector>
 
+#include "../../kernels/common/storage_types.h"
 #include "communicator.h"
 
 namespace grpo_native {
 
-struct Float32 {
-  using Stored = float;
+template <class T>
+struct Floating {
+  using Stored = T;
   using Sum = float;
-  static float load(float x) { return x; }
-  static float store(float x) { return x; }
-};
-
-struct BFloat16 {
-  using Stored = uint16_t;
-  using Sum = float;
-  static float load(uint16_t x) { return std::bit_cast<float>(uint32_t{x} << 16); }
-  // To nearest, ties to even.
-  static uint16_t store(float x) {
-    const auto bits = std::bit_cast<uint32_t>(x);
-    if (x != x) return static_cast<uint16_t>(bits >> 16 | 0x40);
-    return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-  }
-};
-
-struct Float16 {
-  using Stored = _Float16;
-  using Sum = float;
-  static float load(_Float16 x) { return static_cast<float>(x); }
-  static _Float16 store(float x) { return static_cast<_Float16>(x); }
+  static float load(T x) { return to_float(x); }
+  static T store(float x) { return from_float<T>(x); }
 };
 
 // Sums wrap around.
@@ -91,11 +72,11 @@ inline void reduce_in_order(uint32_t dtype, ReduceOp op, void* out, const std::v
                             size_t count) {
   switch (dtype) {
     case 0:
-      return reduce_op<Float32>(op, out, parts, count);
+      return reduce_op<Floating<float>>(op, out, parts, count);
     case 1:
-      return reduce_op<BFloat16>(op, out, parts, count);
+      return reduce_op<Floating<bf16>>(op, out, parts, count);
     case 2:
-      return reduce_op<Float16>(op, out, parts, count);
+      return reduce_op<Floating<f16>>(op, out, parts, count);
     default:
       return reduce_op<Int32>(op, out, parts, count);
   }
