@@ -131,11 +131,6 @@ def describe(entry):
                       f"a wrong result is {rejected:.0e} apart", *failed])
 
 
-def failed(task, why):
-    return {"task": task, "bytes": 0, "flops": 0, "note": "", "tolerances": {}, "differences": {}, "rejected": {},
-            "extraBytes": {}, "seconds": {}, "failures": {"ours": why}, "rounds": 0}
-
-
 class Worker:
     """run_rows.py from a row on."""
 
@@ -175,28 +170,28 @@ def run_rows():
     entries, about, first = [], None, 0
     while about is None or first < about["rows"]:
         worker = Worker(first, options.budget_seconds - (time.monotonic() - start))
-        before, task, open_row = first, None, False
+        before, begun = first, None  # `begun`: what is known of a row that has not ended
+        seconds = START_SECONDS
         try:
-            while message := worker.next(options.row_seconds if task else START_SECONDS):
+            while message := worker.next(seconds):
                 if "unable" in message:
                     sys.exit(f"bench:cuda: {message['unable']}")
                 if "rows" in message:
                     about = about or message
                     continue
-                first, task, open_row = message["row"] + 1, message.get("task", task), "entry" not in message
-                if not open_row:
+                first, begun, seconds = message["row"] + 1, message.get("begun"), options.row_seconds
+                if message.get("entry"):
                     entries.append(message["entry"])
                     yield about, entries
             why = worker.end()
-            open_row = open_row and "exit code 0" not in why
         except TimeoutError:
             worker.process.kill()
             worker.end()
-            why = f"it did not end within {options.row_seconds if task else START_SECONDS:g} s"
+            why = f"it did not end within {seconds:g} s"
         if first == before:
             sys.exit(f"bench:cuda: the device could not be opened: {why}")
-        if open_row:
-            entries.append(failed(task, why))
+        if begun:
+            entries.append(begun | {"failures": {"ours": why}})
             yield about, entries
 
 

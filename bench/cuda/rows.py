@@ -78,6 +78,20 @@ class Rows:
 
         return run
 
+    def without_entropy(self, log_probs, inputs, names, gradients, ours):
+        """A peer that gives log-probs alone, and the gradients `names` of its inputs; `ours()` computes the same."""
+        both = self.differentiated(log_probs, inputs, names, gradients)
+
+        def run():
+            values, found = both()
+            return {"log_probs": values, **found}
+
+        def expected():
+            result = ours()
+            return {name: result[name] for name in ("log_probs", *names)}
+
+        return Variant(run, expected=expected)
+
     # ---- log-probs ----
 
     def log_probs(self, backward):
@@ -99,21 +113,12 @@ class Rows:
                 result["grad_logits"] = grad_logits
             return result
 
-        def without_entropy():
-            result = run(grad_entropy=None)
-            return {name: result[name] for name in ("log_probs", "grad_logits") if name in result}
-
         def quack():
             if not backward:
                 return Variant(lambda: {"log_probs": package_peers.quack_log_probs(logits, targets)},
-                               expected=without_entropy)
-            both = self.differentiated(lambda z: package_peers.quack_log_probs(z, targets), [logits], ["grad_logits"], g)
-
-            def forward_backward():
-                log_probs, gradients = both()
-                return {"log_probs": log_probs, **gradients}
-
-            return Variant(forward_backward, expected=without_entropy)
+                               expected=lambda: {"log_probs": run()["log_probs"]})
+            return self.without_entropy(lambda z: package_peers.quack_log_probs(z, targets), [logits], ["grad_logits"],
+                                        g, lambda: run(grad_entropy=None))
 
         def torch_peer(function):
             if not backward:
@@ -269,18 +274,8 @@ class Rows:
             return Variant(forward_backward)
 
         def cce():
-            both = self.differentiated(lambda x, w: package_peers.cce_log_probs(x, w, targets), [hidden, weight],
-                                       ["grad_hidden", "grad_weight"], g)
-
-            def forward_backward():
-                log_probs, gradients = both()
-                return {"log_probs": log_probs, **gradients}
-
-            def expected():
-                result = run(grad_entropy=None)
-                return {name: result[name] for name in ("log_probs", "grad_hidden", "grad_weight")}
-
-            return Variant(forward_backward, expected=expected)
+            return self.without_entropy(lambda x, w: package_peers.cce_log_probs(x, w, targets), [hidden, weight],
+                                        ["grad_hidden", "grad_weight"], g, lambda: run(grad_entropy=None))
 
         def bare_products():
             logits = self.empty(n, vocab, dtype=torch.bfloat16)

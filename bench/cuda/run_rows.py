@@ -1,5 +1,6 @@
-"""Runs rows of the CUDA benchmark, from --first on, and writes a line of JSON for each to the file descriptor --to. Started
-by measure_kernels.py, and again after a row that ended it."""
+"""Runs rows of the CUDA benchmark, from --first on, and writes to the file descriptor --to, a line of JSON each: what is known
+of a row when it begins, and its entry (null where --only leaves it out) when it ends. Started by measure_kernels.py, and again
+after a row that ended it."""
 
 import argparse
 import gc
@@ -76,18 +77,19 @@ tell(rows=len(makers), gpu=torch.cuda.get_device_name() if on_gpu else None, ver
 for i, make in list(enumerate(makers))[options.first:]:
     left = options.budget_seconds - (time.monotonic() - start)
     entry = row = rows.kernels = None
-    tell(row=i, task=f"row {i + 1}")
+    begun = new_entry(f"row {i + 1}")
+    tell(row=i, begun=begun)
     try:
         # A context for each row: its scratch space then counts as extra memory of that row.
         rows.kernels = Kernels(options.library, torch.cuda.current_device() if on_gpu else 0)
         row = make()
         if options.only in row.task:
-            tell(row=i, task=row.task)
+            begun = new_entry(row.task)
+            tell(row=i, begun=begun)
             entry = measure(row, device, options.rounds, max(left, 0) / (len(makers) - i))
     except (RuntimeError, MemoryError) as error:  # no memory for the row, say
-        entry = new_entry(row.task if row else f"row {i + 1}") | {"failures": {"ours": device.first_line(error)}}
-    if entry:
-        tell(row=i, entry=entry)
+        entry = begun | {"failures": {"ours": device.first_line(error)}}
+    tell(row=i, entry=entry)
     if is_lost():
         break
     row = None
