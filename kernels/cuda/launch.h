@@ -68,6 +68,12 @@ grpo_status launch(grpo_context& context, void (*kernel)(Parameters...), const L
 
 // ---- elementwise kernels --------------------------------------------------------------------------------------------
 
+// Whether rows (or parts of rows) of `columns` elements can be read and written n adjacent ones at a time.
+template <class... Tensors>
+bool fits_accesses(int n, int64_t columns, const Tensors&... tensors) {
+  return columns % n == 0 && (is_aligned_for(tensors, n) && ...);
+}
+
 // Blocks of a body that a multiprocessor has registers for.
 template <class Body>
 constexpr int kElementBlocks = 4;
@@ -87,7 +93,7 @@ template <int kMost = 8, class Body, class... Tensors>
 grpo_status for_elements(grpo_context& context, int64_t rows, int64_t columns, const Body& body,
                          const Tensors&... tensors) {
   if (rows == 0 || columns == 0) return GRPO_OK;
-  const auto fits = [&](int n) { return columns % n == 0 && (is_aligned_for(tensors, n) && ...); };
+  const auto fits = [&](int n) { return fits_accesses(n, columns, tensors...); };
   const int n = kMost == 8 && ((element_bytes(tensors) == 2) || ...) && fits(8) ? 8 : fits(4) ? 4 : 1;
   const int64_t across = columns / n;
   unsigned width = kWarp;

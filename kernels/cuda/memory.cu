@@ -118,18 +118,20 @@ grpo_status copy(grpo_context& context, const grpo_copy_args& args) {
   const int64_t rows = row_count(out), columns = column_count(out), bytes = element_bytes(out);
   if (rows == 0 || columns == 0) return GRPO_OK;
   context.written(out);
-  const bool whole = rows == 1 || (in.row_stride == columns && out.row_stride == columns);
   const int64_t width = columns * bytes, in_pitch = in.row_stride * bytes, out_pitch = out.row_stride * bytes;
+  const auto copy_from = [&](int64_t row, int64_t size) {
+    return cudaMemcpyAsync(static_cast<char*>(out.data) + row * out_pitch,
+                           static_cast<const char*>(in.data) + row * in_pitch, size, cudaMemcpyDeviceToDevice,
+                           context.stream());
+  };
   cudaError_t error = cudaSuccess;
-  if (whole || in_pitch > INT32_MAX || out_pitch > INT32_MAX) {  // CUDA takes no larger pitch
-    for (int64_t row = 0; row < (whole ? 1 : rows) && error == cudaSuccess; ++row) {
-      error = cudaMemcpyAsync(static_cast<char*>(out.data) + row * out_pitch,
-                              static_cast<const char*>(in.data) + row * in_pitch, whole ? rows * width : width,
-                              cudaMemcpyDeviceToDevice, context.stream());
-    }
-  } else {
+  if (rows == 1 || (in_pitch == width && out_pitch == width)) {
+    error = copy_from(0, rows * width);
+  } else if (std::max(in_pitch, out_pitch) <= INT32_MAX) {  // CUDA takes no larger pitch
     error = cudaMemcpy2DAsync(out.data, out_pitch, in.data, in_pitch, width, rows, cudaMemcpyDeviceToDevice,
                               context.stream());
+  } else {
+    for (int64_t row = 0; row < rows && error == cudaSuccess; ++row) error = copy_from(row, width);
   }
   return error == cudaSuccess ? GRPO_OK : context.fail_with(error, "cudaMemcpyAsync on the device");
 }

@@ -82,7 +82,7 @@ grpo_status add_chunks(grpo_context& context, const float* partials, int64_t chu
 grpo_status column_sum(grpo_context& context, const grpo_column_sum_args& args) {
   const int64_t rows = args.in.shape[0], columns = args.in.shape[1];
   if (rows == 0 || columns == 0) return GRPO_OK;
-  const int n = columns % 8 == 0 && is_aligned_for(args.in, 8) ? 8 : 1;
+  const int n = fits_accesses(8, columns, args.in) ? 8 : 1;
   return add_column_sums(context, rows, columns, n, RowValues{float_rows(args.in)}, float_data(args.out));
 }
 

@@ -143,7 +143,7 @@ Launch over_groups(const NormGroups& groups) {
 // Elements of a group an access.
 template <class... Tensors>
 int elements_of(const NormGroups& groups, const Tensors&... tensors) {
-  return groups.width % kNormElements == 0 && (is_aligned_for(tensors, kNormElements) && ...) ? kNormElements : 1;
+  return fits_accesses(kNormElements, groups.width, tensors...) ? kNormElements : 1;
 }
 grpo_tensor weight_row(const grpo_tensor& weight) {
   return {weight.data, weight.dtype, 2, {1, weight.shape[0]}, weight.shape[0]};
